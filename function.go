@@ -1,0 +1,78 @@
+package perigee
+
+import "time"
+
+// Manifest is what the author of a function declares in perigee.toml. Its fields are listed and
+// explained in docs/manifest.md. It becomes part of a signed revision, so that every node can
+// check who asked for what.
+type Manifest struct {
+	Name      string            `toml:"name" json:"name"`
+	Build     string            `toml:"build" json:"build,omitempty"`         // shell command that makes Wasm; run on the author's machine only
+	Wasm      string            `toml:"wasm" json:"wasm"`                     // path of the module, relative to the manifest
+	Files     string            `toml:"files" json:"files,omitempty"`         // path of the directory of static files; "" = none
+	Next      string            `toml:"next" json:"next,omitempty"`           // what an http-wasm handler wraps: "files", the default (others not obeyed yet)
+	Isolation string            `toml:"isolation" json:"isolation,omitempty"` // "request", the default, or "fresh" ("shared" not obeyed yet)
+	Secrets   []string          `toml:"secrets" json:"secrets,omitempty"`     // (not obeyed yet)
+	Outbound  []string          `toml:"outbound" json:"outbound,omitempty"`   // (not obeyed yet)
+	Receipt   string            `toml:"receipt" json:"receipt,omitempty"`     // "full", "region" or "off"; "" = the node's setting
+	Steer     string            `toml:"steer" json:"steer,omitempty"`         // what clients may ask for: "off", "prefer" (the default) or "force"
+	Routes    []Route           `toml:"route" json:"routes,omitempty"`        // none = the root of <name>.<cluster domain>
+	Limits    Limits            `toml:"limits" json:"limits"`
+	Placement Policy            `toml:"placement" json:"placement"`
+	Env       map[string]string `toml:"env" json:"env,omitempty"`
+}
+
+// Route is a part of the URL space that a function answers: a host and a path prefix.
+type Route struct {
+	Host string `toml:"host" json:"host,omitempty"` // "" = <name>.<cluster domain>
+	Path string `toml:"path" json:"path,omitempty"` // "" = "/"; matches whole path segments, the longest wins
+}
+
+// Limits bounds one request, and all requests of a function on one node together.
+type Limits struct {
+	Memory      Bytes    `toml:"memory" json:"memory"`           // linear memory; default DefaultMemory
+	Timeout     Duration `toml:"timeout" json:"timeout"`         // wall time; default DefaultTimeout, 0 = none
+	Fuel        uint64   `toml:"fuel" json:"fuel"`               // instructions; 0 = unlimited (others not obeyed yet)
+	Concurrency int      `toml:"concurrency" json:"concurrency"` // requests at once per node; 0 = the node decides
+}
+
+// The limits of a manifest that names none.
+const (
+	DefaultMemory  = 128 * MiB
+	DefaultTimeout = Duration(30 * time.Second)
+)
+
+// Revision is one immutable version of a function: a signed manifest and the digest of a bundle.
+type Revision struct {
+	ID       RevisionID `json:"id"`
+	Manifest Manifest   `json:"manifest"`
+	Bundle   Digest     `json:"bundle"`
+	Size     Bytes      `json:"size"` // of the bundle
+	Author   KeyID      `json:"author"`
+	Created  time.Time  `json:"created"`
+}
+
+// Function is a name and the chain of its revisions. Live is never nil: a removed function is not
+// in the View.
+type Function struct {
+	Name      string           `json:"name"`
+	Live      *Revision        `json:"live"`
+	Head      Digest           `json:"head"`                // the pointer record that made Live live; a new one names it as its parent
+	Conflicts []Conflict       `json:"conflicts,omitempty"` // concurrent deploys that lost, until someone deploys again
+	History   []RevisionID     `json:"history"`             // newest first, Live included
+	Contested []ContestedRoute `json:"contested,omitempty"` // routes that an earlier claim of another function holds
+}
+
+// Conflict is a deploy made at the same time as the winning one, on another side of a partition.
+type Conflict struct {
+	Pointer  Digest     `json:"pointer"`
+	Revision RevisionID `json:"revision,omitempty"` // "" = a removal
+	Author   KeyID      `json:"author"`
+	Created  time.Time  `json:"created"`
+}
+
+// ContestedRoute is a route that a function asked for and another has.
+type ContestedRoute struct {
+	Route Route  `json:"route"`
+	Owner string `json:"owner"`
+}

@@ -1,0 +1,81 @@
+package perigee
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// NodeClaims is what a node's certificate says about it. The cluster's CA signs it, so that a
+// node can't lie about where it is.
+type NodeClaims struct {
+	ID     NodeID            `json:"id"`
+	Region Region            `json:"region"`
+	Zone   string            `json:"zone,omitempty"` // a part of the region that fails on its own; empty = unknown
+	Labels map[string]string `json:"labels,omitempty"`
+	Roles  []Role            `json:"roles,omitempty"`
+}
+
+// A Role is a right that a node's certificate carries beyond serving requests.
+type Role string
+
+// RoleSigner lets a node issue node certificates and record the redemption of tokens.
+const RoleSigner Role = "signer"
+
+// HasRole reports whether the certificate carries the role.
+func (n NodeClaims) HasRole(r Role) bool { return slices.Contains(n.Roles, r) }
+
+// NodeState is what the membership protocol believes about a node.
+type NodeState string
+
+// The states of a node.
+const (
+	NodeAlive   NodeState = "alive"
+	NodeSuspect NodeState = "suspect" // did not answer lately; still routed to if its links work
+	NodeLeft    NodeState = "left"    // said goodbye
+	NodeDead    NodeState = "dead"    // stayed silent
+)
+
+// Row is what a node says about itself: one writer, newest (Incarnation, Seq) wins, never stored
+// on disk. It travels signed by the node's key.
+type Row struct {
+	Node        NodeID                `json:"node"`
+	Incarnation uint64                `json:"incarnation"` // Unix milliseconds of the node's start
+	Seq         uint64                `json:"seq"`         // rises with every change
+	Addr        netip.AddrPort        `json:"addr"`        // where peers reach its mesh port
+	HTTPS       string                `json:"https,omitempty"`
+	Version     string                `json:"version"`
+	Draining    bool                  `json:"draining,omitempty"`
+	Revisions   map[RevisionID]Warmth `json:"revisions,omitempty"`
+	Load        Load                  `json:"load"`
+	Digest      Digest                `json:"state"` // of all desired records it holds; equal digests mean equal state
+}
+
+// Peer is one node as the View shows it.
+type Peer struct {
+	NodeClaims
+	Row
+	State   NodeState `json:"state"`
+	Expires time.Time `json:"expires"` // end of its certificate
+}
+
+// Warmth says how near a node is to answering with a revision.
+type Warmth uint8
+
+// The steps to readiness, in order.
+const (
+	Absent Warmth = iota // not here
+	Held                 // the bundle is on disk and admitted
+	Warm                 // compiled and loaded
+)
+
+// Load is what a node reports of its work, in its row and on every response to a peer.
+type Load struct {
+	InFlight int32 `json:"inflight"` // requests running or queued
+	Slots    int32 `json:"slots"`    // requests it runs at once
+}
+
+// Routable reports whether requests may be sent to the node at all.
+func (p *Peer) Routable() bool {
+	return !p.Draining && (p.State == NodeAlive || p.State == NodeSuspect)
+}

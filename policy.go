@@ -1,0 +1,70 @@
+package perigee
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Policy says where a function may run and where it should. The zero Policy allows every node.
+//
+// A place in a list is a Term: a region, a group of regions, "node:<id>" or "label:<key>=<value>".
+// Residency, Pin and Forbid are hard: no trigger, hop or failure relaxes them. Fields that this
+// release does not obey yet are refused when a function is deployed, never ignored.
+type Policy struct {
+	Residency []string       `toml:"residency" json:"residency,omitempty"` // hard: runs, and its bundle is stored, only here
+	Pin       []string       `toml:"pin" json:"pin,omitempty"`             // hard: runs only here, with a holder in each place named
+	Forbid    []string       `toml:"forbid" json:"forbid,omitempty"`       // hard: never runs here
+	Callers   []CallerRule   `toml:"callers" json:"callers,omitempty"`     // hard: requests from there run only there (not obeyed yet)
+	Prefer    []string       `toml:"prefer" json:"prefer,omitempty"`       // soft, ordered: the first entry with capacity, even if slower
+	Near      string         `toml:"near" json:"near,omitempty"`           // soft: "client", the default (others not obeyed yet)
+	Warm      map[string]int `toml:"warm" json:"warm,omitempty"`           // holders kept warm, by region or group
+	Survive   string         `toml:"survive" json:"survive,omitempty"`     // "node", the default (others not obeyed yet)
+	Max       int            `toml:"max" json:"max,omitempty"`             // holders at most; 0 = as the other fields ask
+
+	OnUnsatisfiable string `toml:"on_unsatisfiable" json:"on_unsatisfiable,omitempty"` // "reject", the default (others not obeyed yet)
+}
+
+// CallerRule says that requests from one place run only in another.
+type CallerRule struct {
+	From []string `toml:"from" json:"from"`
+	Run  []string `toml:"run" json:"run"`
+}
+
+// A Term is one parsed place of a Policy. Exactly one of its fields is set, except that a label
+// has both Label and Value.
+type Term struct {
+	Place string // a region or a group of regions
+	Node  NodeID
+	Label string
+	Value string
+}
+
+// ParseTerm reads a place as it stands in a Policy.
+func ParseTerm(s string) (Term, error) {
+	if id, ok := strings.CutPrefix(s, "node:"); ok {
+		return Term{Node: NodeID(id)}, CheckLabel(id)
+	}
+	if kv, ok := strings.CutPrefix(s, "label:"); ok {
+		k, v, found := strings.Cut(kv, "=")
+		if !found || k == "" || v == "" {
+			return Term{}, fmt.Errorf("%q: want label:<key>=<value>", s)
+		}
+		return Term{Label: k, Value: v}, nil
+	}
+	return Term{Place: s}, CheckLabel(s)
+}
+
+// Matches reports whether a node with this identity, in a cluster with these regions, is in the place.
+func (t Term) Matches(n NodeClaims, regions *Regions) bool {
+	switch {
+	case t.Node != "":
+		return t.Node == n.ID
+	case t.Label != "":
+		v, ok := n.Labels[t.Label]
+		return ok && v == t.Value
+	case Region(t.Place) == n.Region:
+		return true
+	}
+	return slices.Contains(regions.Groups(n.Region), t.Place)
+}
