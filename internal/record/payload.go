@@ -1,0 +1,158 @@
+package record
+
+import (
+	"crypto/ed25519"
+	"path"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+)
+
+// Kind names the type of a payload.
+type Kind string
+
+// The kinds. Who may write each is decided by package gossip and listed in docs/security.md.
+const (
+	KindGenesis  Kind = "genesis"
+	KindToken    Kind = "token"
+	KindRedeem   Kind = "redeem"
+	KindRevoke   Kind = "revoke"
+	KindRegion   Kind = "region"
+	KindRevision Kind = "revision"
+	KindPointer  Kind = "pointer"
+)
+
+// Payload is one of the types below.
+type Payload interface{ kind() Kind }
+
+func (k Kind) zero() Payload {
+	switch k {
+	case KindGenesis:
+		return new(Genesis)
+	case KindToken:
+		return new(Token)
+	case KindRedeem:
+		return new(Redeem)
+	case KindRevoke:
+		return new(Revoke)
+	case KindRegion:
+		return new(Region)
+	case KindRevision:
+		return new(Revision)
+	case KindPointer:
+		return new(Pointer)
+	}
+	return nil
+}
+
+// Genesis is the first record of a cluster and its root of trust. Tokens carry its digest, so a
+// joining node or person knows that it reached the right cluster.
+type Genesis struct {
+	Cluster  perigee.ClusterID `json:"cluster"`
+	Domain   string            `json:"domain"`
+	Operator ed25519.PublicKey `json:"operator"` // the key that signs this record and all operator records
+	Root     []byte            `json:"root"`     // DER of the CA certificate that node certificates chain to
+	WebRoot  []byte            `json:"web_root"` // DER of the CA certificate for hosts without a public name
+}
+
+// TokenKind says what a token makes of its bearer.
+type TokenKind string
+
+// The kinds of token.
+const (
+	TokenNode     TokenKind = "node"
+	TokenDeploy   TokenKind = "deploy"
+	TokenOperator TokenKind = "operator"
+)
+
+// Token is the public half of a token, signed by an operator key. The secret half, an Ed25519
+// seed, is only in the line that the operator hands over.
+type Token struct {
+	Kind    TokenKind         `json:"kind"`
+	Public  ed25519.PublicKey `json:"public"`
+	Signer  perigee.NodeID    `json:"signer"`  // the node that redeems it, once
+	Expires int64             `json:"expires"` // Unix seconds
+	Region  perigee.Region    `json:"region,omitempty"`
+	Zone    string            `json:"zone,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Roles   []perigee.Role    `json:"roles,omitempty"`
+	Scope   Scope             `json:"scope"`
+}
+
+// ExpiresAt returns the end of the token's life.
+func (t *Token) ExpiresAt() time.Time { return time.Unix(t.Expires, 0) }
+
+// Scope bounds what a deploy key may touch. The patterns are those of path.Match; an empty list
+// allows everything.
+type Scope struct {
+	Functions []string `json:"functions,omitempty"`
+	Hosts     []string `json:"hosts,omitempty"`
+}
+
+// AllowsFunction reports whether the scope covers a function's name.
+func (s Scope) AllowsFunction(name string) bool { return matchAny(s.Functions, name) }
+
+// AllowsHost reports whether the scope covers a host that a manifest names.
+func (s Scope) AllowsHost(host string) bool { return matchAny(s.Hosts, host) }
+
+func matchAny(patterns []string, s string) bool {
+	for _, p := range patterns {
+		if ok, err := path.Match(p, s); ok && err == nil {
+			return true
+		}
+	}
+	return len(patterns) == 0
+}
+
+// Redeem binds a token to the one key that used it. A signer node writes it; the bearer's proof
+// inside shows that the signer did not choose the key itself.
+type Redeem struct {
+	Token  perigee.KeyID     `json:"token"`          // KeyIDOf the token's public key
+	Public ed25519.PublicKey `json:"public"`         // the new node's or person's key
+	Node   perigee.NodeID    `json:"node,omitempty"` // the new node's name; empty for people
+	Proof  []byte            `json:"proof"`          // the token key's signature over RedeemMessage
+	Chain  [][]byte          `json:"chain"`          // DER certificates of the signer, leaf first, without the root
+}
+
+// RedeemMessage returns what the bearer of a token signs with the token's key.
+func RedeemMessage(cluster perigee.ClusterID, public ed25519.PublicKey, node perigee.NodeID) []byte {
+	b := append([]byte("perigee redeem v1\x00"), cluster...)
+	b = append(append(b, 0), node...)
+	return append(append(b, 0), public...)
+}
+
+// Revoke ends the life of a node's certificate or of a key. It is for ever.
+type Revoke struct {
+	Node perigee.NodeID `json:"node,omitempty"`
+	Key  perigee.KeyID  `json:"key,omitempty"`
+}
+
+// Region adds a region to the catalogue, or replaces one.
+type Region struct {
+	Info perigee.RegionInfo `json:"info"`
+}
+
+// Revision is a version of a function.
+type Revision struct {
+	Manifest perigee.Manifest `json:"manifest"`
+	Bundle   perigee.Digest   `json:"bundle"`
+	Size     perigee.Bytes    `json:"size"`
+}
+
+// RevisionID returns the name of the revision that the record with this identity introduces.
+func RevisionID(id perigee.Digest) perigee.RevisionID { return perigee.RevisionID(id.Short()) }
+
+// Pointer makes a revision the live one of a function, or removes the function. The record's
+// parents are the pointers it replaces.
+type Pointer struct {
+	Function string         `json:"function"`
+	Revision perigee.Digest `json:"revision"` // identity of the revision record; zero = removed
+}
+
+func (*Genesis) kind() Kind  { return KindGenesis }
+func (*Token) kind() Kind    { return KindToken }
+func (*Redeem) kind() Kind   { return KindRedeem }
+func (*Revoke) kind() Kind   { return KindRevoke }
+func (*Region) kind() Kind   { return KindRegion }
+func (*Revision) kind() Kind { return KindRevision }
+func (*Pointer) kind() Kind  { return KindPointer }
