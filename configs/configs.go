@@ -1,0 +1,172 @@
+// Package configs is the settings file of a node, node.toml: its keys, their defaults and their
+// rules. The file node.toml beside it shows all of them, and docs/config.md lists them. What the
+// settings do is the business of the packages that get them; region, zone and roles are no
+// settings, since the node's certificate says them.
+//
+// The folder also has perigee.service, the unit for systemd.
+package configs
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/strict"
+)
+
+// Node is the settings of one node. A key that the file leaves out has its value of Default, so a
+// field that is empty or zero was written so, and means what its comment says.
+type Node struct {
+	ID      string `toml:"id"`       // name to ask for when the node joins; "" = the cluster chooses
+	DataDir string `toml:"data_dir"` // everything the node keeps; relative = beside the settings file
+
+	Listen    string `toml:"listen"`    // UDP address of the mesh
+	Advertise string `toml:"advertise"` // "IP:PORT" or ":PORT" where other nodes reach it; "" = detect
+
+	HTTPS string `toml:"https"` // TCP address for clients; "" = off
+	HTTP  string `toml:"http"`  // TCP address without TLS; "" = off
+
+	AdminSocket string `toml:"admin_socket"` // path; "" = <data_dir>/admin.sock, relative = beside the settings file
+	AdminHTTP   string `toml:"admin_http"`   // TCP address of /livez, /readyz and /metrics; "" = off
+
+	Receipt string `toml:"receipt"` // for functions that name none: "full", "region" or "off"
+	Steer   string `toml:"steer"`   // the most that any function may allow: "off", "prefer" or "force"
+
+	Memory       perigee.Bytes    `toml:"memory"`        // of all guests together; 0 = half of the machine
+	MaxResponse  perigee.Bytes    `toml:"max_response"`  // body of one response
+	DrainTimeout perigee.Duration `toml:"drain_timeout"` // for running requests at a stop
+
+	LogLevel  string `toml:"log_level"`  // "debug", "info", "warn" or "error"
+	LogFormat string `toml:"log_format"` // "text" or "json"
+}
+
+// Default returns the settings of an empty file.
+func Default() Node {
+	return Node{
+		DataDir:      "/var/lib/perigee",
+		Listen:       "0.0.0.0:7443",
+		HTTPS:        ":443",
+		HTTP:         "127.0.0.1:8080",
+		AdminHTTP:    "127.0.0.1:9443",
+		Receipt:      "region",
+		Steer:        "prefer",
+		MaxResponse:  64 * perigee.MiB,
+		DrainTimeout: perigee.Duration(30 * time.Second),
+		LogLevel:     "info",
+		LogFormat:    "text",
+	}
+}
+
+// Load reads and checks a settings file.
+func Load(path string) (Node, error) {
+	b, err := strict.ReadFile(path)
+	if err != nil {
+		return Node{}, fmt.Errorf("read settings: %w", err)
+	}
+	return Parse(path, b)
+}
+
+// Parse decodes and checks settings. The file name is only for errors, which name the line, the
+// key and the rule; all that is wrong is reported at once.
+func Parse(file string, b []byte) (Node, error) {
+	n := Default()
+	doc, err := strict.Decode(file, b, &n)
+	if err != nil {
+		return Node{}, err
+	}
+	if err := n.Check(); err != nil {
+		return Node{}, doc.Place(err)
+	}
+	return n, nil
+}
+
+const minMemory = 64 * perigee.MiB
+
+// Check holds settings against their rules, without looking at the machine. The error lists
+// everything that is wrong.
+func (n Node) Check() error {
+	var ps strict.Problems
+	if n.ID != "" {
+		if err := perigee.CheckLabel(n.ID); err != nil {
+			ps.Add("id", "%v", err)
+		}
+	}
+	if n.DataDir == "" {
+		ps.Add("data_dir", "the path is empty: name the directory that the node keeps everything in")
+	}
+	if n.Listen == "" {
+		ps.Add("listen", "a node can't do without the mesh: use an address like %q", Default().Listen)
+	}
+	for _, a := range []struct{ key, addr string }{{"listen", n.Listen}, {"https", n.HTTPS}, {"http", n.HTTP}, {"admin_http", n.AdminHTTP}} {
+		if err := checkListen(a.addr); a.addr != "" && err != nil {
+			ps.Add(a.key, "%v", err)
+		}
+	}
+	if err := checkAdvertise(n.Advertise); n.Advertise != "" && err != nil {
+		ps.Add("advertise", "%v", err)
+	}
+	choice(&ps, "receipt", n.Receipt, "full", "region", "off")
+	choice(&ps, "steer", n.Steer, "off", "prefer", "force")
+	if n.Memory != 0 && n.Memory < minMemory {
+		ps.Add("memory", `%s is less than one function needs: use at least %s, or "0B" for half of the machine`, n.Memory, minMemory)
+	}
+	if n.MaxResponse <= 0 {
+		ps.Add("max_response", "%s leaves room for no response: use a size like %q", n.MaxResponse, Default().MaxResponse)
+	}
+	if n.DrainTimeout <= 0 {
+		ps.Add("drain_timeout", `%s would cut off every running request: use a time like "30s"`, n.DrainTimeout)
+	}
+	choice(&ps, "log_level", n.LogLevel, "debug", "info", "warn", "error")
+	choice(&ps, "log_format", n.LogFormat, "text", "json")
+	return ps.Err()
+}
+
+// checkListen reports why s is not an address to listen on.
+func checkListen(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return fmt.Errorf(`%.80q is no address: write "IP:PORT", or ":PORT" for all of the machine's addresses`, s)
+	}
+	if _, err := netip.ParseAddr(host); host != "" && err != nil {
+		return fmt.Errorf("%.80q is no IP address: names are not looked up here", host)
+	}
+	return checkPort(port)
+}
+
+// checkAdvertise reports why s is not an address that other nodes can reach.
+func checkAdvertise(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return fmt.Errorf(`%.80q is no address: write "IP:PORT", or ":PORT" if only the port is another`, s)
+	}
+	if addr, err := netip.ParseAddr(host); host != "" && (err != nil || addr.IsUnspecified() || addr.IsMulticast() || addr.Zone() != "") {
+		return fmt.Errorf("%.80q is no IP address that others can reach: write the public one of this machine", host)
+	}
+	if port == "0" {
+		return fmt.Errorf("port 0 is no port that others can reach: write the one of listen, or the one that is forwarded to it")
+	}
+	return checkPort(port)
+}
+
+func checkPort(s string) error {
+	if _, err := strconv.ParseUint(s, 10, 16); err != nil {
+		return fmt.Errorf("port %.80q is not a number from 0 to 65535", s)
+	}
+	return nil
+}
+
+// choice refuses a value that is not one of those allowed.
+func choice(ps *strict.Problems, key, value string, allowed ...string) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	hint := ""
+	if near := strict.Near(value, allowed); near != "" {
+		hint = fmt.Sprintf(" (did you mean %q?)", near)
+	}
+	ps.Add(key, "%.80q is not a choice: use one of %q%s", value, allowed, hint)
+}

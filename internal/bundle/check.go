@@ -1,0 +1,234 @@
+package bundle
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/strict"
+)
+
+// Values of the manifest's enumerations that this release obeys as defaults.
+const (
+	nextFiles           = "files"
+	isolationRequest    = "request"
+	steerPrefer         = "prefer"
+	nearClient          = "client"
+	surviveNode         = "node"
+	unsatisfiableReject = "reject"
+)
+
+// Bounds of a manifest, the same when it is written and when a node reads it.
+const (
+	wasmPage       = 64 * perigee.KiB
+	maxMemory      = 4 * perigee.GiB
+	maxConcurrency = 100_000
+	maxBuild       = 4096 // bytes
+	maxPath        = 1024 // bytes, of a file or a route
+	maxRoutes      = 100
+	maxEnv         = 32 * perigee.KiB
+	maxTerms       = 256 // places in one list
+	maxHolders     = 100_000
+)
+
+// CheckManifest holds a manifest against all rules that need no cluster, and against the names of
+// places if regions is not nil. Keys that this release does not obey are refused by name when they
+// say anything but their default, never ignored. The error lists everything that is wrong.
+//
+// The rules are the same for whoever writes a manifest and for a node that reads one out of a
+// signed record. An empty enumeration ("" for steer, say) means its default.
+func CheckManifest(m *perigee.Manifest, regions *perigee.Regions) error {
+	c := checker{regions: regions}
+	c.identity(m)
+	c.routes(m.Routes)
+	c.limits(&m.Limits)
+	c.policy(&m.Placement)
+	c.env(m.Env)
+	return c.problems.Err()
+}
+
+type checker struct {
+	regions  *perigee.Regions
+	problems strict.Problems
+}
+
+func (c *checker) add(key, format string, args ...any) { c.problems.Add(key, format, args...) }
+
+// unobeyed refuses a key that this release reads and does not act upon.
+func (c *checker) unobeyed(key, do string) {
+	c.add(key, "not obeyed by this release: %s", do)
+}
+
+func (c *checker) identity(m *perigee.Manifest) {
+	if err := perigee.CheckLabel(m.Name); err != nil {
+		c.add("name", "%v", err)
+	}
+	if len(m.Build) > maxBuild {
+		c.add("build", "the command has %d bytes: use at most %d, or put it in a script", len(m.Build), maxBuild)
+	}
+	if strings.ContainsRune(m.Build, 0) {
+		c.add("build", "the command contains a NUL byte: remove it")
+	}
+	if err := checkPath(m.Wasm); err != nil {
+		c.add("wasm", "%v", err)
+	}
+	if m.Files != "" {
+		if err := checkPath(m.Files); err != nil {
+			c.add("files", "%v", err)
+		}
+	}
+	c.choice("receipt", m.Receipt, "full", "region", "off")
+	c.choice("steer", m.Steer, "off", steerPrefer, "force")
+	if m.Isolation == "shared" {
+		c.unobeyed("isolation", `use "request" or "fresh" instead of "shared"`)
+	} else {
+		c.choice("isolation", m.Isolation, isolationRequest, "fresh")
+	}
+	if m.Next != "" && m.Next != nextFiles {
+		c.unobeyed("next", fmt.Sprintf("use %q or remove it", nextFiles))
+	}
+	if len(m.Secrets) > 0 {
+		c.unobeyed("secrets", "remove it")
+	}
+	if len(m.Outbound) > 0 {
+		c.unobeyed("outbound", "remove it; guests can't call out yet")
+	}
+}
+
+// choice refuses a value that is neither empty nor one of those named.
+func (c *checker) choice(key, value string, allowed ...string) {
+	if value == "" || slices.Contains(allowed, value) {
+		return
+	}
+	c.add(key, "%s is not a choice: use %s%s", quote(value), list(allowed), didYouMean(value, allowed))
+}
+
+func (c *checker) routes(routes []perigee.Route) {
+	if len(routes) > maxRoutes {
+		c.add("route", "there are %d routes: use at most %d, or shorter paths that cover several", len(routes), maxRoutes)
+		return
+	}
+	seen := map[perigee.Route]int{}
+	for i, r := range routes {
+		key := fmt.Sprintf("route[%d]", i)
+		if r.Host != "" {
+			if err := perigee.CheckHost(r.Host); err != nil {
+				c.add(key+".host", "%v", err)
+			}
+		}
+		if err := checkRoutePath(r.Path); r.Path != "" && err != nil {
+			c.add(key+".path", "%v", err)
+		}
+		if r.Path == "" {
+			r.Path = "/"
+		}
+		if first, dup := seen[r]; dup {
+			c.add(key, "host %q and path %q are those of route[%d]: remove one of them", r.Host, r.Path, first)
+		} else {
+			seen[r] = i
+		}
+	}
+}
+
+func (c *checker) limits(l *perigee.Limits) {
+	switch {
+	case l.Memory < wasmPage || l.Memory > maxMemory:
+		c.add("limits.memory", "%s is out of range: use %s to %s", l.Memory, wasmPage, maxMemory)
+	case l.Memory%wasmPage != 0:
+		c.add("limits.memory", "%s is not a whole number of Wasm pages: use a multiple of %s", l.Memory, wasmPage)
+	}
+	if l.Timeout < 0 {
+		c.add("limits.timeout", `%s is negative: use a time like "30s", or "0" for none`, l.Timeout)
+	}
+	if l.Fuel != 0 {
+		c.unobeyed("limits.fuel", "use 0 or remove it; the timeout holds")
+	}
+	if l.Concurrency < 0 || l.Concurrency > maxConcurrency {
+		c.add("limits.concurrency", "%d is out of range: use 1 to %d, or 0 to let the node decide", l.Concurrency, maxConcurrency)
+	}
+}
+
+func (c *checker) env(env map[string]string) {
+	var total perigee.Bytes
+	for name, value := range env {
+		total += perigee.Bytes(len(name) + len(value) + len("=\x00"))
+	}
+	if total > maxEnv {
+		c.add("env", "names and values have %d bytes together: use at most %s, and put the rest into files", total, maxEnv)
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		key := "env." + name
+		switch value := env[name]; {
+		case !isEnvName(name):
+			c.add(key, "%s is not a name: use letters, digits and '_', and no digit first", quote(name))
+		case !utf8.ValidString(value):
+			c.add(key, "the value is not UTF-8: encode it, for example as base64")
+		case strings.ContainsRune(value, 0):
+			c.add(key, "the value contains a NUL byte: remove it")
+		}
+	}
+}
+
+func isEnvName(s string) bool {
+	for i, r := range s {
+		digit := '0' <= r && r <= '9'
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || r == '_'
+		if !letter && (!digit || i == 0) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// checkPath reports why s is not a path that stays below the manifest's directory.
+func checkPath(s string) error {
+	clean := cleanPath(s)
+	switch {
+	case s == "":
+		return fmt.Errorf("the path is missing: name a file below the directory of %s", ManifestName)
+	case len(s) > maxPath:
+		return fmt.Errorf("the path has %d bytes: use at most %d", len(s), maxPath)
+	case strings.ContainsFunc(s, isOdd):
+		return fmt.Errorf("path %s contains a backslash or an unprintable character: use '/' and printable ones", quote(s))
+	case !fs.ValidPath(clean) || clean == ".":
+		return fmt.Errorf("path %s: use a relative path below the directory of %s, without '..'", quote(s), ManifestName)
+	}
+	return nil
+}
+
+// cleanPath takes from a path what people add for clarity: "./" before it and "/" behind it.
+func cleanPath(s string) string { return strings.TrimSuffix(strings.TrimPrefix(s, "./"), "/") }
+
+// checkRoutePath reports why s can't be the path of a route. Routes are compared with the decoded
+// path of a request, so '%' stands for itself and is refused to prevent a misunderstanding.
+func checkRoutePath(s string) error {
+	switch {
+	case len(s) > maxPath:
+		return fmt.Errorf("the path has %d bytes: use at most %d", len(s), maxPath)
+	case !strings.HasPrefix(s, "/"):
+		return fmt.Errorf("path %s does not start with '/': write %s", quote(s), quote("/"+s))
+	case strings.Contains(s, "//"):
+		return fmt.Errorf("path %s contains '//': use single slashes", quote(s))
+	case strings.ContainsAny(s, "?#"):
+		return fmt.Errorf("path %s contains '?' or '#': routes match paths only, so end it before that", quote(s))
+	case strings.Contains(s, "%"):
+		return fmt.Errorf("path %s contains '%%': write the character itself, not its code", quote(s))
+	case strings.ContainsFunc(s, isOdd):
+		return fmt.Errorf("path %s contains a backslash or an unprintable character: use '/' and printable ones", quote(s))
+	}
+	for segment := range strings.SplitSeq(s, "/") {
+		if segment == "." || segment == ".." {
+			return fmt.Errorf("path %s contains a segment %q, which clients resolve before they ask: remove it", quote(s), segment)
+		}
+	}
+	return nil
+}
+
+// isOdd reports whether a rune has no place in a path: it is unprintable, or no rune at all.
+func isOdd(r rune) bool { return r == '\\' || r == utf8.RuneError || !unicode.IsPrint(r) }
