@@ -1,0 +1,101 @@
+package placement
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/perigee-edge/perigee"
+)
+
+func TestCheck(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		policy perigee.Policy
+		want   string // lines of the error; "" = fine
+	}{
+		{"nothing asked", perigee.Policy{}, ""},
+		{"the sample of the manual", perigee.Policy{Residency: []string{"eu"}, Pin: []string{"fra", "ams"}, Forbid: []string{"lon"}, Warm: map[string]int{"fra": 1}}, ""},
+		{"nodes and labels", perigee.Policy{Residency: []string{"label:law=eu"}, Pin: []string{"node:fra-1", "label:gpu=yes"}, Forbid: []string{"node:fra-2"}, Prefer: []string{"node:fra-1"}, Max: 2}, ""},
+		{"a group pinned whose regions are forbidden in part", perigee.Policy{Pin: []string{"eu"}, Forbid: []string{"fra", "ams"}}, ""},
+		{"a pin inside the residency by group", perigee.Policy{Residency: []string{"eu27"}, Pin: []string{"eu"}}, ""},
+		{"nothing kept warm", perigee.Policy{Warm: map[string]int{"fra": 0}}, ""},
+
+		{"entry that can't be read", perigee.Policy{Pin: []string{"label:gpu"}}, `pin: "label:gpu": want label:<key>=<value>`},
+		{"empty entry", perigee.Policy{Forbid: []string{""}}, `forbid: the name is empty: use 1 to 63 of a-z, 0-9 and '-'`},
+		{"twice", perigee.Policy{Residency: []string{"eu", "eu"}}, `residency names "eu" twice: remove one`},
+		{"unknown place", perigee.Policy{Prefer: []string{"frankfurt"}}, `prefer: "frankfurt" is no region or group of this cluster: see perigee region ls, or add it with perigee region add`},
+		{"all that is unknown is listed", perigee.Policy{Residency: []string{"xx"}, Warm: map[string]int{"yy": 1}},
+			`residency: "xx" is no region or group of this cluster: see perigee region ls, or add it with perigee region add
+warm: "yy" is no region or group of this cluster: see perigee region ls, or add it with perigee region add`},
+		{"warm by node", perigee.Policy{Warm: map[string]int{"node:fra-1": 1}}, `warm counts by region or group, and "node:fra-1" is neither`},
+		{"warm that can't be read", perigee.Policy{Warm: map[string]int{"label:x": 1}}, `warm: "label:x": want label:<key>=<value>`},
+		{"negative warm", perigee.Policy{Warm: map[string]int{"fra": -1}}, `warm = { fra = -1 }: use 0 or more`},
+
+		{"pin outside residency", perigee.Policy{Residency: []string{"eu"}, Pin: []string{"fra", "wdc"}}, `pin: "wdc" lies outside residency = ["eu"]: remove the entry or widen the residency`},
+		{"pin forbidden by the same word", perigee.Policy{Pin: []string{"node:fra-1"}, Forbid: []string{"node:fra-1"}}, `pin and forbid both name "node:fra-1": remove one`},
+		{"pin forbidden by its group", perigee.Policy{Pin: []string{"fra", "wdc"}, Forbid: []string{"na"}}, `pin: "wdc" has no region left, given pin = ["fra", "wdc"] and forbid = ["na"]: remove one of them`},
+		{"pinned group forbidden by region and residency", perigee.Policy{Residency: []string{"fra", "wdc"}, Pin: []string{"eu", "na"}, Forbid: []string{"fra"}},
+			`pin: "eu" has no region left, given residency = ["fra", "wdc"] and pin = ["eu", "na"] and forbid = ["fra"]: remove one of them`},
+		{"all of the residency forbidden", perigee.Policy{Residency: []string{"fra", "ams"}, Forbid: []string{"eu"}}, `no region of this cluster is left, given residency = ["fra", "ams"] and forbid = ["eu"]: narrow forbid`},
+		{"everything forbidden", perigee.Policy{Forbid: []string{"af", "as", "eu", "na", "oc", "sa"}}, `no region of this cluster is left, given forbid = ["af", "as", "eu", "na", "oc", "sa"]: narrow forbid`},
+		{"warm outside the rules", perigee.Policy{Residency: []string{"eu"}, Warm: map[string]int{"syd": 1}}, `warm = { syd = 1 } can't be kept, given residency = ["eu"]: remove the entry`},
+		{"prefer outside the rules", perigee.Policy{Pin: []string{"fra"}, Prefer: []string{"fra", "ams"}}, `prefer: "ams" can never be used, given pin = ["fra"]: remove the entry`},
+		{"prefer of a forbidden node", perigee.Policy{Prefer: []string{"node:fra-1"}, Forbid: []string{"node:fra-1"}}, `prefer: "node:fra-1" can never be used, given forbid = ["node:fra-1"]: remove the entry`},
+
+		{"negative max", perigee.Policy{Max: -1}, `max = -1: use 1 or more, or 0 for no limit`},
+		{"max below pins", perigee.Policy{Pin: []string{"fra", "ams", "lon"}, Max: 2}, `max = 2 is less than the 3 places of pin = ["fra", "ams", "lon"], each of which needs a holder: raise max or pin fewer`},
+		{"max equal to pins", perigee.Policy{Pin: []string{"fra", "ams"}, Max: 2}, ""},
+		{"max below warm", perigee.Policy{Warm: map[string]int{"fra": 2, "syd": 1}, Max: 2}, `max = 2 is less than the 3 holders that warm and pin ask for: raise max or keep fewer warm`},
+		{"regions count towards their group", perigee.Policy{Warm: map[string]int{"eu": 2, "fra": 1}, Max: 2}, ""},
+		{"a group counts its regions", perigee.Policy{Warm: map[string]int{"eu": 1, "fra": 2, "ams": 1}, Max: 2}, `max = 2 is less than the 3 holders that warm and pin ask for: raise max or keep fewer warm`},
+		{"groups apart add up", perigee.Policy{Warm: map[string]int{"eu": 2, "na": 1}, Max: 2}, `max = 2 is less than the 3 holders that warm and pin ask for: raise max or keep fewer warm`},
+		{"groups in one another don't", perigee.Policy{Warm: map[string]int{"as": 1, "me": 1}, Max: 1}, ""},
+		{"pins and warm elsewhere add up", perigee.Policy{Pin: []string{"fra", "ams"}, Warm: map[string]int{"fra": 2}, Max: 2}, `max = 2 is less than the 3 holders that warm and pin ask for: raise max or keep fewer warm`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := ""
+			if err := Check(&tt.policy, perigee.BuiltinRegions()); err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("Check:\n  %s\nwant:\n  %s", strings.ReplaceAll(got, "\n", "\n  "), strings.ReplaceAll(tt.want, "\n", "\n  "))
+			}
+		})
+	}
+}
+
+// One holder may be in two groups of which neither contains the other.
+func TestCheckOverlappingGroups(t *testing.T) {
+	regions := perigee.NewRegions([]perigee.RegionInfo{
+		{Code: "a", Groups: []string{"left"}}, {Code: "b", Groups: []string{"left", "right"}}, {Code: "c", Groups: []string{"right"}},
+	})
+	if err := Check(&perigee.Policy{Warm: map[string]int{"left": 1, "right": 1}, Max: 1}, regions); err != nil {
+		t.Error(err)
+	}
+	if Check(&perigee.Policy{Warm: map[string]int{"left": 3, "right": 1}, Max: 2}, regions) == nil {
+		t.Error("max = 2 with three warm on the left passed")
+	}
+}
+
+func TestCheckWithoutCatalogue(t *testing.T) {
+	for _, p := range []perigee.Policy{
+		{Residency: []string{"nowhere"}, Pin: []string{"fra"}},
+		{Warm: map[string]int{"eu": 2, "fra": 1}, Max: 2}, // fra may be in eu
+	} {
+		if err := Check(&p, nil); err != nil {
+			t.Errorf("Check(%+v, nil) = %v", p, err)
+		}
+	}
+	for _, p := range []perigee.Policy{
+		{Forbid: []string{"label:x"}},
+		{Pin: []string{"fra", "ams"}, Max: 1},
+		{Warm: map[string]int{"eu": 2}, Max: 1},
+	} {
+		if err := Check(&p, nil); err == nil {
+			t.Errorf("Check(%+v, nil) found nothing", p)
+		}
+	}
+	if err := Check(nil, nil); err != nil {
+		t.Errorf("Check(nil, nil) = %v", err)
+	}
+}

@@ -1,0 +1,95 @@
+package placement
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/perigee-edge/perigee"
+)
+
+// BaseHolders is how many nodes hold a function whose policy asks for nothing else: two, so that
+// the death of one leaves one.
+const BaseHolders = 2
+
+// Plan is where one function should be.
+type Plan struct {
+	Function    string                  `json:"function"`
+	Holders     []perigee.NodeID        `json:"holders"`               // these store the bundle; sorted
+	Warm        map[perigee.NodeID]bool `json:"warm"`                  // holders that are to keep the code loaded; never false
+	Verdicts    []Verdict               `json:"verdicts"`              // one for each node, sorted by Node
+	Unsatisfied []string                `json:"unsatisfied,omitempty"` // what the policy asks and the cluster can't give: the rule, the cause, what to do
+}
+
+// Planner plans the functions of one View. It does not change after NewPlanner and may be used
+// from any goroutine.
+type Planner struct {
+	members     []member // sorted by ID
+	catalogue   *perigee.Regions
+	regionCount int // member.region is below it
+	zoneCount   int // member.zone is below it
+}
+
+// member is a node with numbers in place of the names of its region and zone.
+type member struct {
+	*perigee.Peer
+	revoked      bool
+	region, zone int
+}
+
+// NewPlanner prepares to plan the functions of v. Revoked nodes get a verdict and hold nothing.
+func NewPlanner(v *perigee.View) *Planner {
+	return newPlanner(v.Observed.Nodes, v.Desired.Revoked, v.Desired.Regions)
+}
+
+// PlanFunction plans one function over nodes, none of which is revoked. NewPlanner is cheaper for many.
+func PlanFunction(fn *perigee.Function, nodes map[perigee.NodeID]*perigee.Peer, regions *perigee.Regions) Plan {
+	return newPlanner(nodes, nil, regions).Plan(fn)
+}
+
+func newPlanner(nodes map[perigee.NodeID]*perigee.Peer, revoked map[perigee.NodeID]bool, regions *perigee.Regions) *Planner {
+	type zone struct {
+		region perigee.Region
+		name   string
+	}
+	regionNumber, zoneNumber := map[perigee.Region]int{}, map[zone]int{}
+	pl := &Planner{members: make([]member, 0, len(nodes)), catalogue: regions}
+	for _, id := range slices.Sorted(maps.Keys(nodes)) {
+		p := nodes[id]
+		pl.members = append(pl.members, member{
+			Peer:    p,
+			revoked: revoked[id],
+			region:  number(regionNumber, p.Region),
+			zone:    number(zoneNumber, zone{p.Region, p.Zone}),
+		})
+	}
+	pl.regionCount, pl.zoneCount = len(regionNumber), len(zoneNumber)
+	return pl
+}
+
+// number returns the number of key, the next free one if it has none.
+func number[K comparable](numbers map[K]int, key K) int {
+	n, ok := numbers[key]
+	if !ok {
+		n = len(numbers)
+		numbers[key] = n
+	}
+	return n
+}
+
+// Plan chooses the holders of fn. docs/placement.md states the rules; in short:
+//
+//  1. Nodes that a hard rule excludes, that are revoked, draining, left or dead are out. Suspect
+//     nodes are in: a node that misses a few answers keeps what it has.
+//  2. Each pinned place gets a holder and each place of warm its number of warm holders, the places
+//     with fewest nodes first, since a holder counts for all the places it is in.
+//  3. Holders are added up to BaseHolders.
+//  4. max ends all of this; pins are served before warm then.
+//
+// Among the nodes that would do, the order is: the earlier entry of prefer, the less used zone, the
+// less used region, the higher rendezvous score, the ID.
+func (pl *Planner) Plan(fn *perigee.Function) Plan {
+	d := newDraft(pl, fn)
+	d.seatDemands()
+	d.seatBase()
+	return d.plan()
+}

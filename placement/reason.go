@@ -1,0 +1,89 @@
+package placement
+
+// Reason names why a node serves a request (Candidate), or why it holds a function or does not
+// (Verdict). Receipts carry it, so the names are part of the contract with users; each is
+// explained in docs/placement.md.
+type Reason string
+
+// The reasons of Route, as receipts show them.
+const (
+	ReasonLocalWarm     Reason = "local-warm"
+	ReasonNearestWarm   Reason = "nearest-warm"
+	ReasonLessLoaded    Reason = "less-loaded"
+	ReasonPreferred     Reason = "preferred-region"
+	ReasonClientPrefers Reason = "client-preferred"
+	ReasonClientForces  Reason = "client-forced"
+	ReasonOnlyAllowed   Reason = "only-allowed"
+	ReasonColdNearest   Reason = "cold-nearest"
+	ReasonColdFetch     Reason = "cold-fetch"
+	ReasonNext          Reason = "next-candidate"
+	ReasonLastResort    Reason = "last-resort"
+)
+
+// The reasons of PlanFunction for a holder.
+const (
+	ReasonPinned   Reason = "pinned"
+	ReasonKeptWarm Reason = "kept-warm"
+	ReasonWanted   Reason = "preferred-place"
+	ReasonSpread   Reason = "spread"
+)
+
+// The reasons of PlanFunction for a node that is no holder.
+const (
+	ReasonNotAllowed Reason = "not-allowed"
+	ReasonDown       Reason = "down"
+	ReasonDraining   Reason = "draining"
+	ReasonRevoked    Reason = "revoked"
+	ReasonOverMax    Reason = "over-max"
+	ReasonNotNeeded  Reason = "not-needed"
+)
+
+// Text says the reason in a few words, for tables and explanations. It is empty for a word that is
+// no reason.
+func (r Reason) Text() string {
+	switch r {
+	case ReasonLocalWarm:
+		return "the node that took the request is warm and allowed"
+	case ReasonNearestWarm:
+		return "the nearest warm node that is allowed and answers, or one as near"
+	case ReasonLessLoaded:
+		return "as near as the nearest warm node, and less busy"
+	case ReasonPreferred:
+		return "in the first place of prefer that has capacity"
+	case ReasonClientPrefers:
+		return "in the place the client preferred"
+	case ReasonClientForces:
+		return "in the place the client forced"
+	case ReasonOnlyAllowed:
+		return "the only node in service that the hard rules allow"
+	case ReasonColdNearest:
+		return "no warm node: the nearest that has the bundle on disk starts it"
+	case ReasonColdFetch:
+		return "no other allowed node has the bundle: this one fetches and starts it"
+	case ReasonNext:
+		return "the nodes before it refused or did not answer"
+	case ReasonLastResort:
+		return "it failed lately, and so did all others that have the bundle"
+	case ReasonPinned:
+		return "a pinned place needs a holder"
+	case ReasonKeptWarm:
+		return "warm asks for it"
+	case ReasonWanted:
+		return "first in the order of prefer"
+	case ReasonSpread:
+		return "chosen by spread and hashing"
+	case ReasonNotAllowed:
+		return "a hard rule excludes it"
+	case ReasonDown:
+		return "left or dead"
+	case ReasonDraining:
+		return "takes no new work"
+	case ReasonRevoked:
+		return "its certificate is revoked"
+	case ReasonOverMax:
+		return "max is reached"
+	case ReasonNotNeeded:
+		return "enough holders elsewhere"
+	}
+	return ""
+}
