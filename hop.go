@@ -2,12 +2,14 @@ package perigee
 
 import "fmt"
 
-// RefuseCode says why a node did not run a request that a peer sent it. In all of these cases the
-// guest was not started, so the request may be tried elsewhere.
+// RefuseCode says why a node did not run a request that a peer sent it. The guest was not started,
+// so the request may be tried elsewhere; RefusedSilent is the exception.
 type RefuseCode string
 
 // The refuse codes. The first five are the worker's own words; the last two are the sender's
-// conclusion about a worker that said nothing.
+// conclusion about a worker that said nothing. A silent worker may have started a request without a
+// body, and be dead or cut off since; one with a body it can't have seen whole, since bodies are sent
+// only after "accepted".
 const (
 	RefusedOverloaded  RefuseCode = "overloaded"
 	RefusedDraining    RefuseCode = "draining"
@@ -18,8 +20,8 @@ const (
 	RefusedSilent      RefuseCode = "silent"      // connected, but no "accepted" in time
 )
 
-// HopError is the failure of a request sent to another node before that node started it. Any other
-// error of a hop means that the guest may have run.
+// HopError is the failure of a request sent to another node before that node said that it started
+// it. Any other error of a hop means that the guest may have run.
 type HopError struct {
 	Node NodeID
 	Code RefuseCode

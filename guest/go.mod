@@ -1,0 +1,3 @@
+module github.com/perigee-edge/perigee/guest
+
+go 1.26

@@ -1,0 +1,118 @@
+package guest
+
+import (
+	"fmt"
+	"net/http"
+)
+
+// sink is where a response goes: the host, or a test.
+type sink interface {
+	// head is called once, before the first body.
+	head(status int, header http.Header)
+	// body takes the next piece; an empty one asks the host to send what it has.
+	body(p []byte)
+}
+
+// bufferSize is how much of a response is gathered before the host is called: calls are cheap, but a
+// template writes many small pieces.
+const bufferSize = 4 << 10
+
+// response is the handler's http.ResponseWriter. It behaves as net/http's does; what it leaves to
+// the host are lengths and the Date.
+type response struct {
+	out    sink
+	live   http.Header // the handler's
+	header http.Header // a copy made by WriteHeader; nil before
+	status int
+	buf    []byte
+	sent   bool // out has the head
+}
+
+func newResponse(out sink) *response {
+	return &response{out: out, live: http.Header{}}
+}
+
+// Header returns the headers that the first WriteHeader or Write sends.
+func (w *response) Header() http.Header { return w.live }
+
+// WriteHeader fixes status and headers. Informational codes are ignored: the ABI can't carry them.
+func (w *response) WriteHeader(status int) {
+	if status < 100 || status > 999 {
+		panic(fmt.Sprintf("guest: invalid status code %d: use 200 to 599", status))
+	}
+	if w.header != nil || status < 200 {
+		return
+	}
+	w.status, w.header = status, w.live.Clone()
+	if w.header == nil {
+		w.header = http.Header{}
+	}
+}
+
+// Write sends p as the next part of the body, perhaps later: see Flush.
+func (w *response) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if w.status == http.StatusNoContent || w.status == http.StatusNotModified {
+		return 0, http.ErrBodyNotAllowed
+	}
+	if len(w.buf)+len(p) > bufferSize {
+		w.drain()
+	}
+	if len(p) < bufferSize {
+		if w.buf == nil {
+			w.buf = make([]byte, 0, bufferSize)
+		}
+		w.buf = append(w.buf, p...)
+		return len(p), nil
+	}
+	w.sendHead(p)
+	w.out.body(p)
+	return len(p), nil
+}
+
+// WriteString is Write for strings.
+func (w *response) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
+
+// Flush sends what was written so far on its way to the client.
+func (w *response) Flush() {
+	w.WriteHeader(http.StatusOK)
+	w.drain()
+	w.sendHead(nil)
+	w.out.body(nil)
+}
+
+// FlushError is Flush for http.ResponseController.
+func (w *response) FlushError() error {
+	w.Flush()
+	return nil
+}
+
+// finish sends the rest after the handler has returned.
+func (w *response) finish() {
+	w.WriteHeader(http.StatusOK)
+	w.drain()
+	w.sendHead(nil)
+}
+
+func (w *response) drain() {
+	if len(w.buf) == 0 {
+		return
+	}
+	w.sendHead(w.buf)
+	w.out.body(w.buf)
+	w.buf = w.buf[:0]
+}
+
+// sendHead sends status and headers once. first is the beginning of the body, from which a missing
+// Content-Type is guessed.
+func (w *response) sendHead(first []byte) {
+	if w.sent {
+		return
+	}
+	w.sent = true
+	_, typed := w.header["Content-Type"]
+	if !typed && len(first) > 0 && w.header.Get("Content-Encoding") == "" {
+		w.header.Set("Content-Type", http.DetectContentType(first))
+	}
+	w.out.head(w.status, w.header)
+}

@@ -1,0 +1,35 @@
+//go:build !wasip1
+
+package guest
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+)
+
+// Serve makes h answer the function's requests; nil means http.DefaultServeMux. Call it once, in an
+// init function. Compiled for wasip1 it returns at once and the gateway calls h for each request.
+//
+// Compiled for the machine itself, it helps during development: under `go test` it returns at once,
+// so that tests can call the handler with net/http/httptest; in a program (`go run .`) it serves h
+// on PERIGEE_LISTEN, or 127.0.0.1:8080, until the program is stopped.
+func Serve(h http.Handler) {
+	if testing.Testing() {
+		return
+	}
+	addr := os.Getenv("PERIGEE_LISTEN")
+	if addr == "" {
+		addr = "127.0.0.1:8080"
+	}
+	l, err := net.Listen("tcp", addr)
+	if err == nil {
+		fmt.Fprintf(os.Stderr, "guest: serving on http://%s, without the gateway; stop with ctrl-c\n", l.Addr())
+		err = (&http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}).Serve(l)
+	}
+	fmt.Fprintf(os.Stderr, "guest: serve on %s: %v; set PERIGEE_LISTEN to another address\n", addr, err)
+	os.Exit(1)
+}

@@ -1,0 +1,216 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/wasmbin"
+	"github.com/perigee-edge/perigee/runtime/abi/httpwasm"
+	"github.com/perigee-edge/perigee/runtime/abi/wasip1"
+)
+
+// ErrRefused says why a module can't be a function. It is the author's to fix: the same module is
+// refused everywhere.
+type ErrRefused struct {
+	Rule   string // short and constant: a rule of internal/wasmbin, "abi", "imports", "max-module", "memory", "compile-cpu", "compile-memory", "compile"
+	Offset int    // where in the module, in bytes; 0 when the rule is about all of it
+	Detail string // what was found, and what is allowed or to be done
+}
+
+// Error returns the rule, the offset if there is one, and the detail.
+func (e *ErrRefused) Error() string {
+	if e.Offset > 0 {
+		return fmt.Sprintf("module refused: %s at offset %d: %s", e.Rule, e.Offset, e.Detail)
+	}
+	return fmt.Sprintf("module refused: %s: %s", e.Rule, e.Detail)
+}
+
+// ABIHTTPWasm is the Report.ABI of an http-wasm handler.
+const ABIHTTPWasm = "http-wasm"
+
+// Report is what is known of a module that may become a function.
+type Report struct {
+	ABI       string        `json:"abi"`
+	Imports   []string      `json:"imports"` // "module.name", sorted
+	MemoryMin perigee.Bytes `json:"memory_min"`
+	MemoryMax perigee.Bytes `json:"memory_max"` // 4 GiB when the module does not say
+	Size      perigee.Bytes `json:"size"`       // of the module
+	Code      perigee.Bytes `json:"code"`       // of its functions
+	Functions int           `json:"functions"`
+	Warnings  []string      `json:"warnings,omitempty"`
+}
+
+const pageBytes = 64 << 10
+
+// Check reads a module without compiling or running it, and returns what it is or an *ErrRefused. It
+// is safe on any bytes, and takes time in proportion to them.
+func Check(wasm []byte) (Report, error) {
+	m, err := wasmbin.Check(wasm)
+	if err != nil {
+		return Report{}, refused(err)
+	}
+	rep := Report{
+		ABI:       ABIHTTPWasm,
+		Size:      perigee.Bytes(len(wasm)),
+		Code:      perigee.Bytes(m.Code),
+		Functions: m.Functions,
+		MemoryMax: 4 * perigee.GiB,
+	}
+	if m.Memory != nil {
+		rep.MemoryMin = perigee.Bytes(m.Memory.Min) * pageBytes
+		if m.Memory.HasMax {
+			rep.MemoryMax = perigee.Bytes(m.Memory.Max) * pageBytes
+		}
+	}
+	for _, im := range m.Imports {
+		rep.Imports = append(rep.Imports, im.Module+"."+im.Name)
+	}
+	slices.Sort(rep.Imports)
+	if err := checkABI(m); err != nil {
+		return Report{}, err
+	}
+	if err := checkImports(m); err != nil {
+		return Report{}, err
+	}
+	rep.Warnings = warnings(m)
+	return rep, nil
+}
+
+// supported ends every message about an ABI.
+const supported = "this release runs http-wasm handlers: core modules that export memory, handle_request and handle_response; Go programs become one with the package guest"
+
+// refused makes the error of the structural checker one of ours.
+func refused(err error) error {
+	var e *wasmbin.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Rule {
+	case "component":
+		return &ErrRefused{Rule: "abi", Detail: "found a WebAssembly component; " + supported}
+	case "not-wasm":
+		return &ErrRefused{Rule: e.Rule, Detail: "the file is not WebAssembly: it does not start with \"\\0asm\""}
+	}
+	return &ErrRefused{Rule: e.Rule, Offset: e.Offset, Detail: e.Detail}
+}
+
+// checkABI tells a handler from what else a module can be.
+func checkABI(m *wasmbin.Module) error {
+	no := func(format string, args ...any) error {
+		return &ErrRefused{Rule: "abi", Detail: fmt.Sprintf(format, args...)}
+	}
+	memory, hasMemory := m.Export("memory")
+	request, hasRequest := m.Export(httpwasm.HandleRequest)
+	response, hasResponse := m.Export(httpwasm.HandleResponse)
+	if hasRequest || hasResponse {
+		for _, want := range []struct {
+			name, sig string
+			got       wasmbin.Export
+			has       bool
+		}{
+			{httpwasm.HandleRequest, "() -> (i64)", request, hasRequest},
+			{httpwasm.HandleResponse, "(i32, i32) -> ()", response, hasResponse},
+		} {
+			switch {
+			case !want.has:
+				return no("found an http-wasm handler without the export %s", want.name)
+			case want.got.Kind != wasmbin.Func || want.got.Type.String() != want.sig:
+				return no("the export %s is a %s %s; it must be a func %s", want.name, want.got.Kind, want.got.Type, want.sig)
+			}
+		}
+		if !hasMemory || memory.Kind != wasmbin.Memory {
+			return no("found an http-wasm handler that does not export its memory as \"memory\"")
+		}
+		return nil
+	}
+	_, command := m.Export("_start")
+	for _, known := range []struct{ prefix, what string }{
+		{"fastly_", "a Fastly Compute program"},
+		{"wasi:http", "the core module of a component"},
+		{"proxy_", "a proxy-wasm filter"},
+		{"extism:", "an Extism plug-in"},
+		{"wapc", "a waPC guest"},
+		{"go", "a program for browsers (GOOS=js)"},
+	} {
+		if slices.ContainsFunc(m.Imports, func(im wasmbin.Import) bool {
+			return strings.HasPrefix(im.Module, known.prefix) || (im.Module == "env" && strings.HasPrefix(im.Name, known.prefix))
+		}) {
+			return no("found %s; %s", known.what, supported)
+		}
+	}
+	if command {
+		return no("found a WASI command (it exports _start); %s", supported)
+	}
+	return no("found a module without a known entry point; %s", supported)
+}
+
+// checkImports refuses what the host does not have. All misses are named at once.
+func checkImports(m *wasmbin.Module) error {
+	known := map[string]map[string]string{
+		httpwasm.Module: httpwasm.Signatures(),
+		wasip1.Module:   wasip1.Signatures(),
+	}
+	var misses []string
+	for _, im := range m.Imports {
+		name := im.Module + "." + im.Name
+		sig, ok := known[im.Module][im.Name]
+		switch {
+		case !ok:
+			misses = append(misses, fmt.Sprintf("%s %s is not provided", im.Kind, name))
+		case im.Kind != wasmbin.Func:
+			misses = append(misses, fmt.Sprintf("%s is imported as a %s and is a func", name, im.Kind))
+		case letters(im.Type.Params)+":"+letters(im.Type.Results) != sig:
+			misses = append(misses, fmt.Sprintf("%s is imported with the wrong signature %s", name, im.Type))
+		}
+	}
+	if len(misses) == 0 {
+		return nil
+	}
+	more := ""
+	if n := len(misses); n > 5 {
+		misses, more = misses[:5], fmt.Sprintf(" and %d more", n-5)
+	}
+	return &ErrRefused{Rule: "imports", Detail: strings.Join(misses, "; ") + more + "; guests may import functions of " + httpwasm.Module + " and " + wasip1.Module}
+}
+
+func letters(types []wasmbin.ValueType) string {
+	s := make([]byte, len(types))
+	for i, t := range types {
+		switch t {
+		case wasmbin.I32:
+			s[i] = 'i'
+		case wasmbin.I64:
+			s[i] = 'I'
+		default:
+			s[i] = '?'
+		}
+	}
+	return string(s)
+}
+
+// warnings says what an author may not expect.
+func warnings(m *wasmbin.Module) (out []string) {
+	for _, im := range m.Imports {
+		if im.Module == wasip1.Module && strings.HasPrefix(im.Name, "sock_") && im.Name != "sock_shutdown" && !goModule(m) {
+			return append(out, "it imports sockets ("+im.Name+"), which this release does not give to guests: calls will fail")
+		}
+	}
+	return out
+}
+
+// goModule recognises Go's runtime, which imports the socket functions whether they are used or not.
+func goModule(m *wasmbin.Module) bool {
+	for _, e := range m.Exports {
+		if e.Name == "_initialize" {
+			for _, im := range m.Imports {
+				if im.Name == "sched_yield" {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}

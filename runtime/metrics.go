@@ -1,0 +1,65 @@
+package runtime
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics counts what a Runtime does. docs/metrics.md lists them.
+type Metrics struct {
+	invocations   *prometheus.CounterVec // outcome: ok, canceled, overloaded, failed, or a kind of GuestError
+	invokeSeconds prometheus.Histogram
+	admissions    *prometheus.CounterVec // outcome: accepted, refused, failed
+	admitSeconds  prometheus.Histogram
+	loadSeconds   prometheus.Histogram
+	loaded        prometheus.Gauge
+	inFlight      prometheus.Gauge
+	memoryBytes   prometheus.Gauge
+	logDropped    prometheus.Counter
+}
+
+// NewMetrics registers the metrics; a nil registerer counts without exporting.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		invocations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "perigee_runtime_invocations_total", Help: "Requests given to a guest, by outcome.",
+		}, []string{"outcome"}),
+		invokeSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "perigee_runtime_invoke_seconds", Help: "Time from the start of an instance to the end of its response.",
+			Buckets: prometheus.ExponentialBuckets(50e-6, 2, 20),
+		}),
+		admissions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "perigee_runtime_admissions_total", Help: "Modules checked and compiled, by outcome. Modules admitted before do not count.",
+		}, []string{"outcome"}),
+		admitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "perigee_runtime_admit_seconds", Help: "Time of an admission, without waiting for others.",
+			Buckets: prometheus.ExponentialBuckets(0.05, 2, 12),
+		}),
+		loadSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "perigee_runtime_load_seconds", Help: "Time to map compiled code from the cache.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 12),
+		}),
+		loaded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "perigee_runtime_loaded_revisions", Help: "Revisions that can be invoked.",
+		}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "perigee_runtime_inflight_requests", Help: "Requests that a guest is working on.",
+		}),
+		memoryBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "perigee_runtime_memory_bytes", Help: "Guest memory taken from the node's budget.",
+		}),
+		logDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "perigee_runtime_log_dropped_bytes_total", Help: "Guest log output above its caps.",
+		}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.invocations, m.invokeSeconds, m.admissions, m.admitSeconds, m.loadSeconds, m.loaded, m.inFlight, m.memoryBytes, m.logDropped)
+	}
+	return m
+}
+
+func (m *Metrics) admit(outcome string, took time.Duration) {
+	m.admissions.WithLabelValues(outcome).Inc()
+	m.admitSeconds.Observe(took.Seconds())
+}
