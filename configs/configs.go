@@ -53,7 +53,7 @@ func Default() Node {
 		HTTP:         "127.0.0.1:8080",
 		AdminHTTP:    "127.0.0.1:9443",
 		Receipt:      "region",
-		Steer:        "prefer",
+		Steer:        "force",
 		MaxResponse:  64 * perigee.MiB,
 		DrainTimeout: perigee.Duration(30 * time.Second),
 		LogLevel:     "info",

@@ -1,0 +1,133 @@
+package edgeproxy
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+)
+
+// answer is the response to one client, as the code that writes it sees it. It adds the receipt,
+// drops fields that are not the writer's to set, moves the write deadline, and flushes what has no
+// known length. It is for one goroutine.
+type answer struct {
+	w    http.ResponseWriter
+	head bool // the request's method is HEAD
+
+	receipt func() string // asked when the head is written; "" = none
+	settled func()        // called when the head was written
+	stall   *stall
+
+	status   int   // 0 = the head is not written
+	bodiless bool  // the response has no body: HEAD, 204, 304
+	promised int64 // Content-Length; -1 = not known
+	sent     int64 // bytes of the body
+	bad      error // why the writer's head was refused
+}
+
+var (
+	errBadStatus = &GuestError{Kind: FaultBad, Detail: "its status is not between 200 and 599"}
+	errBadLength = &GuestError{Kind: FaultBad, Detail: "its Content-Length is no number"}
+	errTooLong   = errors.New("the response has more bytes than its Content-Length says")
+)
+
+// Header returns the header fields of the response.
+func (a *answer) Header() http.Header { return a.w.Header() }
+
+// WriteHeader writes the head. Informational responses are dropped.
+func (a *answer) WriteHeader(status int) {
+	if a.status != 0 || a.bad != nil || status >= 100 && status < 200 {
+		return
+	}
+	h := a.w.Header()
+	cleanResponse(h)
+	if a.bad = a.checkHead(status, h); a.bad != nil {
+		return
+	}
+	if announced, ok := h["Trailer"]; ok {
+		setOrDelete(h, "Trailer", allowedTrailers(announced))
+	}
+	if s := a.receipt(); s != "" {
+		h[ReceiptHeader] = []string{s}
+	}
+	a.status = status
+	a.w.WriteHeader(status)
+	a.settled()
+}
+
+// checkHead checks what net/http would send as it is, or panic about.
+func (a *answer) checkHead(status int, h http.Header) error {
+	if status < 200 || status > 599 {
+		return errBadStatus
+	}
+	noBody := status == http.StatusNoContent || status == http.StatusNotModified
+	a.promised = -1
+	if v, ok := h["Content-Length"]; ok {
+		n, err := strconv.ParseUint(v[0], 10, 63)
+		if err != nil || len(v) > 1 {
+			return errBadLength
+		}
+		a.promised = int64(n)
+	}
+	if status == http.StatusNoContent {
+		delete(h, "Content-Length")
+	}
+	a.bodiless = a.head || noBody
+	return nil
+}
+
+// Write writes a part of the body. Without a Content-Length it goes to the client at once.
+func (a *answer) Write(p []byte) (int, error) {
+	a.WriteHeader(http.StatusOK)
+	switch {
+	case a.bad != nil:
+		return 0, a.bad
+	case a.bodiless:
+		return len(p), nil
+	case a.promised >= 0 && a.sent+int64(len(p)) > a.promised:
+		return 0, errTooLong
+	}
+	a.stall.beforeWrite(len(p))
+	n, err := a.w.Write(p)
+	a.stall.afterWrite(false)
+	a.sent += int64(n)
+	if err == nil && a.promised < 0 {
+		err = a.flush()
+	}
+	return n, err
+}
+
+// Flush sends what was written so far.
+func (a *answer) Flush() { _ = a.FlushError() } // the next Write has the error
+
+// FlushError sends what was written so far, the head at least.
+func (a *answer) FlushError() error {
+	a.WriteHeader(http.StatusOK)
+	if a.bad != nil {
+		return a.bad
+	}
+	return a.flush()
+}
+
+func (a *answer) flush() error {
+	a.stall.beforeWrite(h2Buffer)
+	defer a.stall.afterWrite(true)
+	switch f := a.w.(type) {
+	case interface{ FlushError() error }:
+		return f.FlushError()
+	case http.Flusher:
+		f.Flush()
+	}
+	return nil
+}
+
+// started reports whether the client may have seen something.
+func (a *answer) started() bool { return a.status != 0 }
+
+// reset forgets a head that was prepared and not written.
+func (a *answer) reset() {
+	clear(a.w.Header())
+	a.bad = nil
+}
+
+// short reports whether the body has fewer bytes than the head promised.
+func (a *answer) short() bool { return !a.bodiless && a.promised > a.sent }

@@ -1,0 +1,175 @@
+package edgeproxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	maxCached    = 10_000 // certificates in memory
+	issueTimeout = 8 * time.Second
+	tidyEvery    = 24 * time.Hour
+	restTime     = time.Second
+	maxResting   = 1000
+)
+
+// certs are the web certificates of this node: got at the first handshake for a host that the View
+// has, kept on disk, and renewed at a handshake in the last third of their life.
+//
+// certmagic would get them at a handshake by itself, but it hands the outcome to all who wait for the
+// same name in the whole process, and nodes in one process need not be of one cluster. So the first
+// certificate of a host is got here, and certmagic finds it in its cache.
+type certs struct {
+	cfg   *Config
+	log   *slog.Logger
+	store *certStorage
+
+	ctx   context.Context // of Run, set by start: handshakes of certmagic's have no other
+	cache *certmagic.Cache
+	magic *certmagic.Config
+	first singleflight.Group // hosts that get their first certificate
+
+	mu      sync.Mutex           // guards resting
+	resting map[string]time.Time // hosts that got no certificate lately, and until when none is asked for
+}
+
+var errResting = errors.New("there was no certificate a moment ago")
+
+func newCerts(cfg *Config) *certs {
+	return &certs{cfg: cfg, log: cfg.Logger, store: newCertStorage(cfg.CertDir), resting: map[string]time.Time{}}
+}
+
+// start starts certmagic's cache. stop ends it.
+func (c *certs) start(ctx context.Context) {
+	c.ctx = ctx
+	c.cache = certmagic.NewCache(certmagic.CacheOptions{
+		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return c.magic, nil },
+		Capacity:         maxCached,
+		Logger:           zap.NewNop(),
+	})
+	c.magic = certmagic.New(c.cache, certmagic.Config{
+		OnDemand:            &certmagic.OnDemandConfig{DecisionFunc: c.allow},
+		Issuers:             []certmagic.Issuer{c},
+		Storage:             c.store,
+		DisableStorageCheck: true,
+		DisableARI:          true,
+		OCSP:                certmagic.OCSPConfig{DisableStapling: true},
+		Logger:              zap.NewNop(), // what matters is logged here
+	})
+}
+
+func (c *certs) stop() { c.cache.Stop() }
+
+// tidy deletes expired certificates once a day until ctx ends.
+func (c *certs) tidy(ctx context.Context) error {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		err := certmagic.CleanStorage(ctx, c.store, certmagic.CleanStorageOptions{
+			ExpiredCerts: true, ExpiredCertGracePeriod: tidyEvery, Interval: tidyEvery, Logger: zap.NewNop(),
+		})
+		if err != nil && ctx.Err() == nil {
+			c.log.Warn("delete expired certificates", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// get is the GetCertificate of the TLS configuration. Names that no function answers are refused
+// with the alert unrecognized_name before anything else is done.
+func (c *certs) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	name := canonicalHost(hello.ServerName)
+	if !c.cfg.View().Desired.HasHost(name) {
+		c.cfg.Metrics.certs.WithLabelValues("unknown-host").Inc()
+		return nil, nil
+	}
+	if c.rests(name, time.Now()) {
+		return nil, errResting
+	}
+	cert, err := c.find(name, hello)
+	if err != nil {
+		c.rest(name, time.Now())
+		c.log.Warn("no certificate", "host", name, "err", err)
+		return nil, err
+	}
+	return cert, nil
+}
+
+func (c *certs) find(name string, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	// Not the handshake's context: others may wait for the same certificate.
+	ctx, cancel := context.WithTimeout(c.ctx, issueTimeout)
+	defer cancel()
+	if !c.cached(name) {
+		if _, err, _ := c.first.Do(name, func() (any, error) { return nil, c.obtain(ctx, name) }); err != nil {
+			return nil, err
+		}
+	}
+	return c.magic.GetCertificateWithContext(ctx, hello)
+}
+
+func (c *certs) cached(name string) bool { return len(c.cache.AllMatchingCertificates(name)) > 0 }
+
+// obtain brings the certificate of a host into the cache, from the disk or else from the signer. One
+// that can't be read is got again.
+func (c *certs) obtain(ctx context.Context, name string) error {
+	if c.cached(name) {
+		return nil
+	}
+	if err := c.magic.ObtainCertSync(ctx, name); err != nil { // does nothing if it is on disk
+		return err
+	}
+	_, err := c.magic.CacheManagedCertificate(ctx, name)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	c.log.Warn("web certificate on disk is unusable, getting another", "host", name, "err", err)
+	if err := c.store.Delete(ctx, certmagic.StorageKeys.CertsSitePrefix(c.IssuerKey(), name)); err != nil {
+		return err
+	}
+	if err := c.magic.ObtainCertSync(ctx, name); err != nil {
+		return err
+	}
+	_, err = c.magic.CacheManagedCertificate(ctx, name)
+	return err
+}
+
+// rests reports whether a host got no certificate a moment ago. Clients try again at once, the
+// signer need not.
+func (c *certs) rests(name string, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return now.Before(c.resting[name])
+}
+
+func (c *certs) rest(name string, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.resting) >= maxResting {
+		maps.DeleteFunc(c.resting, func(_ string, until time.Time) bool { return !now.Before(until) })
+	}
+	if len(c.resting) < maxResting {
+		c.resting[name] = now.Add(restTime)
+	}
+}
+
+// allow is asked by certmagic before it loads, gets or renews a certificate.
+func (c *certs) allow(_ context.Context, name string) error {
+	if !c.cfg.View().Desired.HasHost(name) {
+		return fmt.Errorf("no function answers at %s", name)
+	}
+	return nil
+}

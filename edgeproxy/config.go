@@ -1,0 +1,148 @@
+package edgeproxy
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/perigee-edge/perigee"
+)
+
+// Config says what a Proxy serves and whom it asks. It is not changed after New.
+type Config struct {
+	Self   perigee.NodeID
+	Region perigee.Region
+	View   func() *perigee.View // what this node believes; called once per request and TLS handshake
+	Local  Local
+	Hops   Hops
+
+	// LoadOf returns the load that a peer reported last with a response, once its body was read.
+	// nil = only what RoundTrip returns is known.
+	LoadOf func(*http.Response) (perigee.Load, bool)
+
+	// Peer returns the authenticated node that sent a hop. If set, hops that name another node as
+	// their entry are refused. nil = the entry a hop names is believed.
+	Peer func(*http.Request) (perigee.NodeClaims, bool)
+
+	HTTPS   string       // TCP address for HTTPS, opened by New; "" = off
+	HTTP    string       // TCP address for plain HTTP, opened by New; "" = off
+	OnHTTPS net.Listener // used instead of HTTPS; the Proxy closes it
+	OnHTTP  net.Listener // used instead of HTTP; the Proxy closes it
+
+	// SignWeb has a certificate request (DER, an ECDSA P-256 key, one DNS name that the View has)
+	// signed by the cluster's web CA and returns the chain as PEM, leaf first. It must honour ctx.
+	// Required for HTTPS.
+	SignWeb func(ctx context.Context, csrDER []byte) (chainPEM []byte, err error)
+	WebRoot *x509.Certificate // what chains must lead to; nil = not checked
+	CertDir string            // holds the web certificates and their keys; required for HTTPS
+
+	Receipt string // for functions that name none: "full", "region" or "off"; default "region", or "full" if Dev
+	Steer   string // the most that any function may let clients choose: "off", "prefer" or "force"; default "force"
+	Dev     bool   // a developer's machine
+
+	StallTimeout time.Duration // longest pause of a client while it sends or takes a body; default 60 s
+	IdleTimeout  time.Duration // of a connection between requests; default 2 min
+
+	Logger  *slog.Logger // nil = slog.Default()
+	Metrics *Metrics     // nil = not registered anywhere
+}
+
+const (
+	defaultStall = 60 * time.Second
+	defaultIdle  = 2 * time.Minute
+)
+
+// Local runs functions on this node.
+type Local interface {
+	// Invoke runs revision rev of fn, loading it first if need be. ctx carries the deadline, which
+	// includes the function's own limit. The response is written to w, which may be a [Reporter].
+	// The outcomes are:
+	//
+	//  1. nil: w has the whole response.
+	//  2. *perigee.HopError (overloaded, not-here, draining): the guest was not started, nothing was
+	//     written to w, and r.Body was not read. Node may be empty.
+	//  3. *GuestError: the guest ran and failed. If the response had begun it is cut off, else the
+	//     client gets the status that the fault stands for.
+	//  4. ctx's error: the deadline passed (504) or the client went away.
+	//  5. any other error: this node failed (500).
+	Invoke(ctx context.Context, fn *perigee.Function, rev perigee.RevisionID, w http.ResponseWriter, r *http.Request) (Result, error)
+
+	// Load returns the load of a revision; the zero Load if it is not loaded. It is called often.
+	Load(rev perigee.RevisionID) perigee.Load
+}
+
+// Hops sends requests to other nodes.
+type Hops interface {
+	// RoundTrip sends r to a node. A *perigee.HopError means that the guest was not started; after
+	// any other error it may have run. r.Body must not be read before the worker accepted. The load
+	// is the one that came with the acceptance.
+	RoundTrip(ctx context.Context, to perigee.NodeID, r *http.Request) (*http.Response, perigee.Load, error)
+
+	// RTT returns the smoothed round-trip time of a live connection.
+	RTT(perigee.NodeID) (time.Duration, bool)
+}
+
+// Result is what is known of a run besides its response.
+type Result struct {
+	Start string // StartWarm, StartImage or StartCold; "" = not known
+	Fuel  uint64 // instructions used; 0 = not measured
+}
+
+// The values of Result.Start.
+const (
+	StartWarm  = "warm"  // the revision was loaded
+	StartImage = "image" // a new instance from a prepared image
+	StartCold  = "cold"  // the revision was loaded for this request
+)
+
+// Reporter is implemented by the response writers that Local.Invoke gets. What is reported before
+// the head of the response is written appears in the receipt.
+type Reporter interface{ Report(Result) }
+
+func (cfg *Config) fill() error {
+	switch {
+	case cfg.Self == "" || cfg.Region == "":
+		return fmt.Errorf("edgeproxy: node %q in region %q: both are required", cfg.Self, cfg.Region)
+	case cfg.View == nil || cfg.Local == nil || cfg.Hops == nil:
+		return errors.New("edgeproxy: View, Local and Hops are required")
+	case (cfg.HTTPS != "" || cfg.OnHTTPS != nil) && (cfg.SignWeb == nil || cfg.CertDir == ""):
+		return errors.New("edgeproxy: HTTPS needs SignWeb and CertDir")
+	case cfg.StallTimeout < 0 || cfg.IdleTimeout < 0:
+		return errors.New("edgeproxy: timeouts can't be negative")
+	}
+	if cfg.Receipt == "" {
+		cfg.Receipt = ReceiptRegion
+		if cfg.Dev {
+			cfg.Receipt = ReceiptFull
+		}
+	}
+	cfg.Steer = cmp.Or(cfg.Steer, steerForce)
+	if !slices.Contains(steerLevels, cfg.Steer) {
+		return fmt.Errorf("edgeproxy: steer %q: want one of %q", cfg.Steer, steerLevels)
+	}
+	if !validLevel(cfg.Receipt) {
+		return fmt.Errorf("edgeproxy: receipt %q: want %q, %q or %q", cfg.Receipt, ReceiptFull, ReceiptRegion, ReceiptOff)
+	}
+	if cfg.StallTimeout == 0 {
+		cfg.StallTimeout = defaultStall
+	}
+	if cfg.IdleTimeout == 0 {
+		cfg.IdleTimeout = defaultIdle
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(prometheus.NewRegistry())
+	}
+	return nil
+}

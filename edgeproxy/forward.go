@@ -1,0 +1,289 @@
+package edgeproxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/placement"
+)
+
+// forward tries candidates until one has answered, and returns nil then. Otherwise it returns why
+// the last try failed, or the refusal if there was nobody to try.
+func (v *visit) forward(ctx context.Context) error {
+	demand := placement.Demand{Function: v.fn, Entry: v.proxy.cfg.Self, Steer: v.steer}
+	var lost error
+	for {
+		now := time.Now()
+		d := placement.Route(demand, v.view, func(id perigee.NodeID) placement.Fact { return v.fact(id, now) }, now, rand.Float64())
+		if d.Refusal != nil {
+			return cmp.Or(lost, error(&refusedError{d.Refusal}))
+		}
+		node, err := v.tryFirst(ctx, d.Candidates, now)
+		if err == nil {
+			return nil
+		}
+		err = v.blame(ctx, err)
+		if !mayRetry(attempt{err, v.tries, v.answer.started(), isIdempotent(v.in), v.body != nil, v.body.state()}) {
+			return err
+		}
+		if errors.Is(err, errLost) {
+			lost = err // should nobody else take it: it may have run, so it was not refused
+		}
+		v.answer.reset()
+		v.unexpect()
+		v.proxy.metrics.retries.Inc()
+		if demand.Tried == nil {
+			demand.Tried = map[perigee.NodeID]bool{}
+		}
+		demand.Tried[node] = true
+	}
+}
+
+// blame returns the error that counts, if a try failed: what the client did, or the deadline, goes
+// before what followed from it on the way.
+func (v *visit) blame(ctx context.Context, err error) error {
+	gone := v.in.Context().Err() != nil
+	if gone && v.body != nil && v.stall.read != nil {
+		// The server cancels a request whose body stalls before it says so to the reader.
+		v.stall.abandon()
+		v.body.awaitRead()
+	}
+	switch {
+	case v.body.err() != nil && (!gone || errors.Is(v.body.err(), errBodyStalled)):
+		return v.body.err()
+	case gone:
+		return errClientGone
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return err
+}
+
+// tryFirst tries the first candidate that does not wait for another request to try it.
+func (v *visit) tryFirst(ctx context.Context, candidates []placement.Candidate, now time.Time) (perigee.NodeID, error) {
+	v.tries++
+	for i := range candidates {
+		c := &candidates[i]
+		if c.Node == v.proxy.cfg.Self {
+			return c.Node, v.runHere(ctx, c)
+		}
+		last := i == len(candidates)-1
+		tr, ok := v.proxy.peers.begin(c.Node, v.fn.Live.ID, v.view.Observed.Nodes, now, last)
+		if !ok {
+			candidates[i+1].Reason = placement.ReasonNext
+			continue
+		}
+		defer tr.done()
+		return c.Node, v.runThere(ctx, c, &tr, len(candidates) == 1)
+	}
+	return "", errors.New("no candidate") // Route returns one or a refusal
+}
+
+// fact is what Route is told about a node.
+func (v *visit) fact(id perigee.NodeID, now time.Time) (f placement.Fact) {
+	if id == v.proxy.cfg.Self {
+		f.Load, f.LoadAt, f.Measured = v.proxy.cfg.Local.Load(v.fn.Live.ID), now, true
+		return f
+	}
+	v.proxy.peers.fact(&f, id, v.fn.Live.ID, now)
+	f.RTT, f.Measured = v.proxy.cfg.Hops.RTT(id)
+	return f
+}
+
+// expect fills in the receipt for a try that may succeed.
+func (v *visit) expect(c *placement.Candidate) {
+	v.receipt.Region, v.receipt.Node, v.receipt.Revision = c.Region, c.Node, v.fn.Live.ID
+	v.receipt.Reason, v.receipt.Hop, v.receipt.Fuel = string(c.Reason), 0, 0
+	v.receipt.Start = StartCold
+	if c.Warm {
+		v.receipt.Start = StartWarm
+	}
+}
+
+// unexpect takes back what expect said: the guest was not started.
+func (v *visit) unexpect() {
+	v.receipt = Receipt{Entry: v.receipt.Entry, Reason: ReasonRefused, ID: v.receipt.ID}
+	v.where = ranNowhere
+}
+
+// localAnswer is the response writer that Local gets.
+type localAnswer struct {
+	*answer
+	report func(Result)
+}
+
+// Report implements Reporter.
+func (a localAnswer) Report(r Result) { a.report(r) }
+
+// runHere runs the function on this node.
+func (v *visit) runHere(ctx context.Context, c *placement.Candidate) error {
+	v.expect(c)
+	v.where = ranHere
+	out := v.out
+	if v.tries > 1 {
+		out = v.out.WithContext(ctx) // the request of an earlier hop may still be in use
+		out.Header = out.Header.Clone()
+		dropInternal(out.Header)
+	}
+	view := v.body.view()
+	defer view.Close()
+	out.Body = view
+	v.facts.dress(out.Header, v.proxy.cfg.Region, v.in.Host)
+	result, err := v.proxy.cfg.Local.Invoke(ctx, v.fn, v.fn.Live.ID, localAnswer{&v.answer, v.report}, out)
+	var hop *perigee.HopError
+	switch {
+	case err == nil:
+		v.report(result)
+	case errors.As(err, &hop):
+		v.unexpect()
+	}
+	return err
+}
+
+// runThere has a peer run the function. only says that there is no other candidate, so that a cold
+// start is better than a refusal.
+func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, only bool) error {
+	cfg := &v.proxy.cfg
+	v.expect(c)
+	v.where = ranHop
+	out := v.out.WithContext(ctx)
+	out.Header = v.out.Header.Clone()
+	dropInternal(out.Header) // of an earlier try here
+	view := v.body.view()
+	defer view.Close()
+	out.Body = view
+	meta := hopMeta{
+		facts: v.facts, function: v.fn.Name, revision: v.fn.Live.ID, entry: cfg.Self,
+		path: []perigee.NodeID{cfg.Self}, cold: only || !c.Warm,
+	}
+	sent := time.Now()
+	if deadline, ok := ctx.Deadline(); ok {
+		meta.timeout = max(time.Millisecond, deadline.Sub(sent))
+	}
+	meta.put(out.Header)
+	resp, load, err := cfg.Hops.RoundTrip(ctx, c.Node, out)
+	if err != nil {
+		return v.hopFailed(ctx, err, tr)
+	}
+	v.receipt.Hop = time.Since(sent)
+	err = v.relay(c.Node, resp, tr)
+	if cfg.LoadOf != nil {
+		if last, ok := cfg.LoadOf(resp); ok {
+			load = last
+		}
+	}
+	tr.report(load, time.Now())
+	v.proxy.metrics.hops.WithLabelValues(hopOutcome(err)).Inc()
+	return err
+}
+
+// hopFailed handles a hop without a response.
+func (v *visit) hopFailed(ctx context.Context, err error, tr *trip) error {
+	var hop *perigee.HopError
+	switch {
+	case ctx.Err() != nil: // says nothing about the peer
+		err = ctx.Err()
+	case v.body.err() != nil: // nor does this
+		err = v.body.err()
+	case errors.As(err, &hop):
+		tr.refused(hop, time.Now())
+	default:
+		tr.lost(time.Now())
+		err = fmt.Errorf("%w: %v", errLost, err)
+	}
+	if hop != nil {
+		v.unexpect()
+	}
+	v.proxy.metrics.hops.WithLabelValues(hopOutcome(err)).Inc()
+	return err
+}
+
+// hopOutcome is the label of a hop in the metrics.
+func hopOutcome(err error) string {
+	var (
+		hop   *perigee.HopError
+		guest *GuestError
+	)
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &hop):
+		return string(hop.Code)
+	case errors.As(err, &guest):
+		return "fault"
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errClientGone):
+		return "given-up"
+	}
+	return "lost"
+}
+
+// relay passes a peer's response to the client.
+func (v *visit) relay(node perigee.NodeID, resp *http.Response, tr *trip) error {
+	defer resp.Body.Close()
+	if err := v.readHopHeader(node, resp.Header); err != nil {
+		var hop *perigee.HopError
+		if errors.As(err, &hop) {
+			tr.refused(hop, time.Now())
+			v.unexpect()
+		} else {
+			tr.answered()
+		}
+		return err
+	}
+	tr.answered()
+	announceTrailer(resp)
+	copyHeader(v.answer.Header(), resp)
+	v.answer.WriteHeader(resp.StatusCode)
+	if v.answer.bad != nil {
+		return v.answer.bad
+	}
+	if err := v.copyBody(resp); err != nil {
+		if errors.Is(err, errLost) && v.body.err() == nil {
+			tr.lost(time.Now())
+		}
+		return err
+	}
+	sendTrailer(v.answer.Header(), resp)
+	return nil
+}
+
+// readHopHeader reads what a worker says to the entry node, and not to the client.
+func (v *visit) readHopHeader(node perigee.NodeID, h http.Header) error {
+	if code := perigee.RefuseCode(h.Get(hopRefused)); code != "" {
+		if !isRefuseCode(code) {
+			code = perigee.RefusedNotHere // of a later release
+		}
+		return &perigee.HopError{Node: node, Code: code}
+	}
+	if start := h.Get(hopStart); start == StartWarm || start == StartImage || start == StartCold {
+		v.receipt.Start = start
+	}
+	if fuel, err := strconv.ParseUint(h.Get(hopFuel), 10, 64); err == nil {
+		v.receipt.Fuel = fuel
+	}
+	switch fault := h.Get(hopFault); fault {
+	case "":
+	case faultInternal:
+		return errLost
+	default:
+		detail := h.Get(hopDetail)
+		return &GuestError{Kind: Fault(fault), Detail: detail[:min(len(detail), maxHopDetail)]}
+	}
+	return nil
+}
+
+// isRefuseCode reports whether a worker of this release uses the code.
+func isRefuseCode(c perigee.RefuseCode) bool {
+	switch c {
+	case perigee.RefusedOverloaded, perigee.RefusedDraining, perigee.RefusedNotHere, perigee.RefusedNotAllowed, perigee.RefusedDeadline:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,60 @@
+package edgeproxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// The limits of connections. Bodies and responses have no limit of time or size here: they may
+// stream for ever, but must move (stall.go).
+const (
+	maxHeader     = 16 << 10
+	headerTimeout = 10 * time.Second // TLS handshakes too
+	maxStreams    = 100              // per connection (h2)
+	streamWindow  = 256 << 10        // bytes a client may send ahead of the guest (h2)
+	connWindow    = 1 << 20
+	pingAfter     = 30 * time.Second // of silence (h2)
+	pingTimeout   = 15 * time.Second
+)
+
+func (p *Proxy) newServer() *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	return &http.Server{
+		Handler:           p,
+		Protocols:         &protocols,
+		MaxHeaderBytes:    maxHeader,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       p.cfg.IdleTimeout,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerConnection: connWindow,
+			SendPingTimeout:               pingAfter,
+			PingTimeout:                   pingTimeout,
+			WriteByteTimeout:              p.cfg.StallTimeout,
+		},
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" gets an answer with a receipt too
+		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// listen serves one listener until it is closed.
+func (p *Proxy) listen(l listener) error {
+	var err error
+	if l.tls {
+		l.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.certs.get}
+		err = l.server.ServeTLS(l.Listener, "", "")
+	} else {
+		err = l.server.Serve(l.Listener)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve %s: %w", l.Addr(), err)
+}

@@ -1,0 +1,85 @@
+package edgeproxy
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the counters of one Proxy. docs/metrics.md explains them.
+type Metrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	hops     *prometheus.CounterVec
+	served   *prometheus.CounterVec
+	refusals *prometheus.CounterVec
+	retries  prometheus.Counter
+	certs    *prometheus.CounterVec
+	inFlight prometheus.Gauge
+
+	done [len(statusClasses)][len(startLabels)]prometheus.Counter // requests, looked up once
+	time [len(wheres)]prometheus.Observer
+}
+
+var (
+	statusClasses = [...]string{"2xx", "3xx", "4xx", "5xx", "gone"} // gone: the client left before a response
+	startLabels   = [...]string{"none", StartWarm, StartImage, StartCold}
+	wheres        = [...]string{"nowhere", "here", "hop"}
+)
+
+// Where a request ran, as an index into wheres.
+const (
+	ranNowhere = iota
+	ranHere
+	ranHop
+)
+
+// NewMetrics makes the metrics and registers them. It panics if reg has them already.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "perigee_edgeproxy_" + name, Help: help}, labels)
+	}
+	m := &Metrics{
+		requests: counter("requests_total", "Requests of clients answered, by class of status and kind of start.", "status", "start"),
+		hops:     counter("hops_total", "Requests sent to other nodes, by outcome.", "outcome"),
+		served:   counter("served_hops_total", "Requests that other nodes sent here, by outcome.", "outcome"),
+		refusals: counter("refusals_total", "Requests of clients answered with an error of this node or of the function's run, by cause.", "cause"),
+		certs:    counter("certificates_total", "Web certificates asked for, by outcome.", "outcome"),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "perigee_edgeproxy_request_seconds", Help: "Time from a request's head to the end of its response, by where it ran.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"where"}),
+		retries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "perigee_edgeproxy_retries_total", Help: "Tries of a request after its first.",
+		}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "perigee_edgeproxy_inflight_requests", Help: "Requests of clients that are being answered.",
+		}),
+	}
+	for i, status := range statusClasses {
+		for j, start := range startLabels {
+			m.done[i][j] = m.requests.WithLabelValues(status, start)
+		}
+	}
+	for i, where := range wheres {
+		m.time[i] = m.seconds.WithLabelValues(where)
+	}
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.certs, m.inFlight)
+	return m
+}
+
+// request counts a request that ended.
+func (m *Metrics) request(status int, start string, where int, took time.Duration) {
+	class := len(statusClasses) - 1
+	if status != statusGone && status >= 200 && status < 600 {
+		class = status/100 - 2
+	}
+	label := 0
+	for i, s := range startLabels {
+		if s == start {
+			label = i
+		}
+	}
+	m.done[class][label].Inc()
+	m.time[where].Observe(took.Seconds())
+}

@@ -1,0 +1,153 @@
+package edgeproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Proxy is the front of one node, and the worker's half of its hops. It is safe for concurrent use.
+type Proxy struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *Metrics
+	peers   *peers
+	buffers *buffers
+
+	listeners []listener
+	certs     *certs // nil = no HTTPS
+
+	front    gate // requests of clients
+	hops     gate // requests of peers
+	draining atomic.Bool
+}
+
+// listener is one socket with the server that will answer on it.
+type listener struct {
+	net.Listener
+	server *http.Server
+	tls    bool
+}
+
+// New opens the listeners and makes a Proxy. Nothing is served by them until Run; ServeHTTP and the
+// hop handler work at once. Whoever does not call Run calls Close.
+func New(cfg Config) (*Proxy, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), buffers: newBuffers()}
+	for _, l := range []struct {
+		addr string
+		on   net.Listener
+		tls  bool
+	}{{cfg.HTTPS, cfg.OnHTTPS, true}, {cfg.HTTP, cfg.OnHTTP, false}} {
+		on := l.on
+		if on == nil && l.addr != "" {
+			var err error
+			if on, err = net.Listen("tcp", l.addr); err != nil {
+				p.closeListeners()
+				return nil, fmt.Errorf("listen on %s: %w", l.addr, err)
+			}
+		}
+		if on != nil {
+			p.listeners = append(p.listeners, listener{on, p.newServer(), l.tls})
+		}
+	}
+	if cfg.HTTPS != "" || cfg.OnHTTPS != nil {
+		p.certs = newCerts(&p.cfg)
+	}
+	return p, nil
+}
+
+// Addrs returns where clients are served; nil = not.
+func (p *Proxy) Addrs() (https, http net.Addr) {
+	for _, l := range p.listeners {
+		if l.tls {
+			https = l.Addr()
+		} else {
+			http = l.Addr()
+		}
+	}
+	return https, http
+}
+
+// Close closes the listeners of a Proxy that is not run.
+func (p *Proxy) Close() error {
+	p.closeListeners()
+	return nil
+}
+
+func (p *Proxy) closeListeners() {
+	for _, l := range p.listeners {
+		_ = l.Close() // closed twice at worst
+	}
+}
+
+// endTime is how long Run waits, at its end, for handlers whose requests were canceled.
+const endTime = 5 * time.Second
+
+// Run serves the listeners until ctx ends, and cuts off what is under way then: Drain comes before.
+// It is called once. An error means that a listener failed, or that a handler did not end.
+func (p *Proxy) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, failed := errgroup.WithContext(ctx)
+	if p.certs != nil {
+		p.certs.start(ctx)
+		group.Go(func() error { return p.certs.tidy(failed) })
+	}
+	for _, l := range p.listeners {
+		l.server.BaseContext = func(net.Listener) context.Context { return ctx }
+		group.Go(func() error { return p.listen(l) })
+	}
+	group.Go(func() error {
+		<-failed.Done()
+		for _, l := range p.listeners {
+			_ = l.server.Close() // reports what Serve reports
+		}
+		p.closeListeners()
+		return nil
+	})
+	err := group.Wait()
+	cancel()
+	if p.certs != nil {
+		p.certs.stop()
+	}
+	return errors.Join(err, p.awaitHandlers())
+}
+
+func (p *Proxy) awaitHandlers() error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), endTime, errors.New("requests did not end after they were canceled"))
+	defer cancel()
+	p.front.close()
+	p.hops.close()
+	return errors.Join(p.front.wait(ctx), p.hops.wait(ctx))
+}
+
+// Drain ends service without cutting anything off: hops are refused, listeners close, connections
+// are told to go, and it waits for what is under way until ctx ends. An error means that something
+// was, at that time. Run goes on until its own context ends.
+func (p *Proxy) Drain(ctx context.Context) error {
+	p.draining.Store(true)
+	p.hops.close()
+	var group errgroup.Group
+	for _, l := range p.listeners {
+		group.Go(func() error { return l.server.Shutdown(ctx) })
+	}
+	err := group.Wait()
+	p.front.close() // only now: connections that are ending may bring a last request
+	if err == nil {
+		err = errors.Join(p.front.wait(ctx), p.hops.wait(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("drain: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package edgeproxy
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+)
+
+// The levels of detail of a receipt.
+const (
+	ReceiptFull   = "full"   // everything
+	ReceiptRegion = "region" // entry, region, start, reason and id
+	ReceiptOff    = "off"    // none
+)
+
+// ReceiptHeader is the response header field that carries a Receipt.
+const ReceiptHeader = "Perigee-Receipt"
+
+// ReasonRefused is the reason on responses that no function gave; their body says why. All other
+// reasons are those of package placement.
+const ReasonRefused = "refused"
+
+func validLevel(s string) bool { return s == ReceiptFull || s == ReceiptRegion || s == ReceiptOff }
+
+// Receipt says where a request ran, and why there. Fields that do not apply are zero.
+type Receipt struct {
+	Entry    perigee.Region     // of the node that took the request
+	Region   perigee.Region     // where the function ran
+	Node     perigee.NodeID     // where the function ran; full level only
+	Revision perigee.RevisionID // which; full level only
+	Start    string             // StartWarm, StartImage or StartCold
+	Reason   string             // why there
+	Hop      time.Duration      // full level only, if it ran on another node: from handing the request to the mesh until the head of the response
+	Fuel     uint64             // full level only: instructions used until the head of the response; 0 = not measured
+	ID       string             // of the request: 16 hexadecimal digits
+}
+
+// Format writes the receipt as an RFC 9651 dictionary, or "" for ReceiptOff.
+func (r *Receipt) Format(level string) string {
+	if level == ReceiptOff {
+		return ""
+	}
+	full := level == ReceiptFull
+	b := make([]byte, 0, 192)
+	item := func(key, value string) {
+		if value != "" {
+			b = appendItem(appendKey(b, key), value)
+		}
+	}
+	item("entry", string(r.Entry))
+	item("region", string(r.Region))
+	if full {
+		item("node", string(r.Node))
+		item("rev", string(r.Revision))
+	}
+	item("start", r.Start)
+	item("reason", r.Reason)
+	if full && r.Hop > 0 {
+		b = appendMillis(appendKey(b, "hop-ms"), r.Hop)
+	}
+	if full && r.Fuel > 0 {
+		b = strconv.AppendUint(appendKey(b, "fuel"), min(r.Fuel, maxInteger), 10)
+	}
+	item("id", r.ID)
+	return string(b)
+}
+
+// maxInteger is the largest integer of RFC 9651, section 3.3.1.
+const maxInteger = 999_999_999_999_999
+
+// ParseReceipt reads the value of a receipt header field, of any level. Unknown keys are ignored,
+// so that receipts of later releases can be read.
+func ParseReceipt(s string) (Receipt, error) {
+	var r Receipt
+	d, err := parseDictionary(s)
+	if err != nil {
+		return r, fmt.Errorf("parse receipt %.200q: %w", s, err)
+	}
+	r.Entry = perigee.Region(d["entry"].text)
+	r.Region = perigee.Region(d["region"].text)
+	r.Node = perigee.NodeID(d["node"].text)
+	r.Revision = perigee.RevisionID(d["rev"].text)
+	r.Start, r.Reason, r.ID = d["start"].text, d["reason"].text, d["id"].text
+	if ms := d["hop-ms"].number; ms > 0 && ms < 1e9 {
+		r.Hop = time.Duration(ms*1000+0.5) * time.Microsecond
+	}
+	if f := d["fuel"].number; f >= 1 {
+		r.Fuel = uint64(f)
+	}
+	return r, nil
+}
+
+// ReceiptOf returns the receipt of a response, if it has a valid one.
+func ReceiptOf(h http.Header) (Receipt, bool) {
+	values := h[ReceiptHeader]
+	if len(values) == 0 {
+		return Receipt{}, false
+	}
+	r, err := ParseReceipt(strings.Join(values, ", "))
+	return r, err == nil
+}

@@ -1,0 +1,285 @@
+package edgeproxy
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/placement"
+)
+
+// visit is one request of a client from its head to the end of its response.
+type visit struct {
+	proxy *Proxy
+	began time.Time
+	in    *http.Request // as it came; not changed
+	out   *http.Request // as it goes on; nil until it is known where to
+	facts facts
+	host  string // canonical
+
+	view  *perigee.View
+	fn    *perigee.Function // nil = not known
+	steer placement.Steer
+	body  *body // nil = none
+
+	answer  answer
+	stall   stall
+	receipt Receipt
+	level   string // of the receipt
+	where   int
+	tries   int
+	err     error // why there was no response of a guest; nil if there was
+}
+
+// ServeHTTP answers a client. It panics with http.ErrAbortHandler to cut off a response that can't
+// be finished, as net/http's servers expect.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v := &visit{proxy: p, began: time.Now(), in: r, level: p.cfg.Receipt, view: p.cfg.View()}
+	v.facts = facts{id: newID(), entryRegion: p.cfg.Region, client: clientIP(r.RemoteAddr), proto: "http"}
+	if r.TLS != nil {
+		v.facts.proto = "https"
+	}
+	v.receipt = Receipt{Entry: p.cfg.Region, Reason: ReasonRefused, ID: v.facts.id}
+	v.stall.init(w, r.ProtoMajor, p.cfg.StallTimeout)
+	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, settled: v.settled, stall: &v.stall}
+	p.metrics.inFlight.Inc()
+	defer v.end()
+	if !p.front.enter() {
+		v.refuse(&problem{
+			status: http.StatusServiceUnavailable, after: time.Second, cause: "draining",
+			what: "This node is shutting down.", hint: "Try again: other nodes answer.",
+		})
+		return
+	}
+	defer p.front.leave()
+	if r.Method == http.MethodOptions && r.URL.Path == "*" {
+		v.receipt.Reason = ""
+		v.answer.Header().Set("Allow", methods)
+		v.answer.WriteHeader(http.StatusNoContent)
+		return
+	}
+	if pr := v.receive(); pr != nil {
+		v.refuse(pr)
+		return
+	}
+	v.serve(w)
+}
+
+// methods are those that functions are asked with.
+const methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+// receive checks the request and finds its function.
+func (v *visit) receive() *problem {
+	r := v.in
+	v.host = canonicalHost(r.Host)
+	if r.TLS != nil && canonicalHost(r.TLS.ServerName) != v.host {
+		return &problem{
+			status: http.StatusMisdirectedRequest, cause: "misdirected",
+			what: fmt.Sprintf("The request is for the host %q, but the connection was opened for %q.", shorten(v.host), r.TLS.ServerName),
+			hint: "Open a connection of its own for each host.",
+		}
+	}
+	switch r.Method {
+	case http.MethodConnect, http.MethodTrace:
+		return &problem{
+			status: http.StatusMethodNotAllowed, cause: "method", allow: methods,
+			what: "The method " + r.Method + " is not served here.", hint: "Use another method.",
+		}
+	}
+	if tooManyFields(r.Header) {
+		return &problem{
+			status: http.StatusRequestHeaderFieldsTooLarge, cause: "header",
+			what: fmt.Sprintf("The request has more than %d header fields.", maxFields), hint: "Send fewer.",
+		}
+	}
+	path := r.URL.Path
+	if path == "" {
+		path = "/"
+	}
+	if path[0] != '/' {
+		return &problem{status: http.StatusBadRequest, cause: "path", what: "The path of the request does not start with a slash."}
+	}
+	v.fn = v.view.Desired.Lookup(v.host, path)
+	if v.fn == nil {
+		if err := checkHost(v.host); err != nil {
+			return &problem{status: http.StatusBadRequest, cause: "host", what: "The Host header is no host name: " + err.Error() + "."}
+		}
+		return &problem{
+			status: http.StatusNotFound, cause: "unknown",
+			what: fmt.Sprintf("No function answers at %q.", shorten(v.host+path)),
+			hint: "Check the address. If you just deployed it, check the [[route]] of its manifest: `perigee ls` shows the routes.",
+		}
+	}
+	if level := v.fn.Live.Manifest.Receipt; validLevel(level) {
+		v.level = level
+	}
+	return nil
+}
+
+// serve finds out where the request is to run, and has it run there.
+func (v *visit) serve(w http.ResponseWriter) {
+	r := v.in
+	ctx, cancel := r.Context(), context.CancelFunc(func() {})
+	if limit := time.Duration(v.fn.Live.Manifest.Limits.Timeout); limit > 0 {
+		ctx, cancel = context.WithDeadline(ctx, v.began.Add(limit))
+	}
+	defer cancel()
+
+	asked, query := takeWish(r.Header, r.URL.RawQuery)
+	var pr *problem
+	if v.steer, pr = steering(asked, v.fn, v.proxy.cfg.Steer); pr != nil {
+		v.refuse(pr)
+		return
+	}
+	v.out = r.WithContext(ctx)
+	v.out.Header = fromClient(r.Header)
+	if v.out.URL = cleanURL(r.URL, query); v.out.URL != r.URL {
+		v.out.RequestURI = v.out.URL.RequestURI()
+	}
+	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
+		v.body = newBody(r, &v.stall)
+		if d, ok := w.(interface{ EnableFullDuplex() error }); ok {
+			_ = d.EnableFullDuplex() // HTTP/1 only; elsewhere it is so anyway
+		}
+	}
+	if v.err = v.forward(ctx); v.err == nil {
+		v.finish()
+		return
+	}
+	if v.answer.started() {
+		panic(http.ErrAbortHandler)
+	}
+	problem := problemOf(v.err, v.fn)
+	if problem.status == http.StatusInternalServerError {
+		v.proxy.log.Warn("run function", "function", v.fn.Name, "id", v.facts.id, "err", v.err)
+	}
+	v.refuse(&problem)
+}
+
+// finish ends a response that is complete, as far as its writer knows.
+func (v *visit) finish() {
+	v.answer.WriteHeader(http.StatusOK)
+	cleanTrailerKeys(v.answer.Header())
+	switch {
+	case v.answer.bad != nil:
+		v.err = v.answer.bad
+		problem := problemOf(v.err, v.fn)
+		v.refuse(&problem)
+	case v.answer.short():
+		v.err = errLost
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// refuse answers with a problem. Clients that are gone get nothing.
+func (v *visit) refuse(pr *problem) {
+	if v.err == nil {
+		v.err = causeError(pr.cause)
+	}
+	v.proxy.metrics.refusals.WithLabelValues(pr.cause).Inc()
+	if pr.status == statusGone {
+		v.answer.status = statusGone
+		panic(http.ErrAbortHandler)
+	}
+	v.answer.reset()
+	body := pr.write(v.answer.Header(), v.in.Header["Accept"], v.facts.id)
+	v.answer.WriteHeader(pr.status)
+	_, _ = v.answer.Write(body) // a client that is gone is told nothing
+}
+
+// causeError is the cause of a refusal in the log.
+type causeError string
+
+func (e causeError) Error() string { return string(e) }
+
+// report takes what Local or a peer knows of a run besides its response.
+func (v *visit) report(r Result) {
+	if r.Start != "" {
+		v.receipt.Start = r.Start
+	}
+	v.receipt.Fuel = max(v.receipt.Fuel, r.Fuel)
+}
+
+func (v *visit) formatReceipt() string { return v.receipt.Format(v.level) }
+
+func (v *visit) settled() { v.body.settled() }
+
+// end is called last, also if the handler panics.
+func (v *visit) end() {
+	if !v.body.atEnd() {
+		v.stall.abandon()
+	}
+	v.stall.armWrite() // for what the server writes after this
+	p, took := v.proxy, time.Since(v.began)
+	if v.answer.status == 0 { // a panic on its way to the server
+		v.answer.status = http.StatusInternalServerError
+	}
+	p.metrics.inFlight.Dec()
+	p.metrics.request(v.answer.status, v.receipt.Start, v.where, took)
+	ctx := v.in.Context()
+	if !p.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("id", v.facts.id), slog.String("method", v.in.Method), slog.String("host", v.host),
+		slog.Int("status", v.answer.status), slog.Int64("bytes", v.answer.sent), slog.Duration("dur", took),
+		slog.Int("tries", v.tries), slog.String("reason", v.receipt.Reason),
+	}
+	if v.fn != nil {
+		attrs = append(attrs, slog.String("function", v.fn.Name))
+	}
+	if v.receipt.Node != "" {
+		attrs = append(attrs, slog.String("ran", string(v.receipt.Node)), slog.String("start", v.receipt.Start))
+	}
+	if v.err != nil {
+		attrs = append(attrs, slog.String("err", v.err.Error()))
+	}
+	p.log.LogAttrs(ctx, slog.LevelDebug, "request", attrs...)
+}
+
+// newID returns a new request id. Ids are for logs and people: nobody may rely on their being
+// unpredictable.
+func newID() string {
+	var raw [idDigits / 2]byte
+	binary.BigEndian.PutUint64(raw[:], rand.Uint64())
+	return hex.EncodeToString(raw[:])
+}
+
+// clientIP returns the IP address of a peer's socket, without a zone.
+func clientIP(remote string) string {
+	a, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return ""
+	}
+	return a.Addr().Unmap().WithZone("").String()
+}
+
+// cleanURL returns the URL in the form of an ordinary request: a path, and a query without the
+// steering.
+func cleanURL(u *url.URL, query string) *url.URL {
+	if u.Scheme == "" && u.Host == "" && u.User == nil && u.Opaque == "" && query == u.RawQuery && u.Path != "" {
+		return u
+	}
+	c := *u
+	c.Scheme, c.Host, c.User, c.Opaque, c.RawQuery = "", "", nil, "", query
+	if c.Path == "" {
+		c.Path = "/"
+	}
+	return &c
+}
+
+// shorten bounds what of a client's text is sent back.
+func shorten(s string) string {
+	if len(s) <= 200 {
+		return s
+	}
+	return s[:200] + "…"
+}

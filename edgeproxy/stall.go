@@ -1,0 +1,115 @@
+package edgeproxy
+
+import (
+	"net/http"
+	"sync"
+	"time"
+)
+
+// lingering is how long the server reads on for the rest of a body that nobody wanted, before it
+// closes the connection.
+const lingering = time.Second
+
+// h2Buffer is what net/http holds back of a response over HTTP/2 before a Write can block.
+const h2Buffer = 4 << 10
+
+// stall bounds how long a client may make no progress while it sends or takes a body. It moves the
+// deadlines of the connection (h1) or stream (h2) ahead of each read and write, so that a transfer
+// may take as long as it likes as long as it moves. Writers without deadlines, as in tests, are
+// left alone.
+//
+// A passed deadline hurts an h1 connection only if it writes then, so the deadline is moved late, and
+// left where it is. It ends an h2 stream at once, so there it stands only while a write may block.
+type stall struct {
+	limit time.Duration
+	h1    bool
+	read  interface{ SetReadDeadline(time.Time) error }
+	write interface{ SetWriteDeadline(time.Time) error }
+
+	armedWrite time.Time // of one goroutine, the one that writes the response; zero = not armed
+	held       int       // bytes written since the last flush
+
+	mu        sync.Mutex // guards the read side: bodies are read by whoever sends them on
+	armedRead time.Time
+	over      bool
+}
+
+func (s *stall) init(w http.ResponseWriter, protoMajor int, limit time.Duration) {
+	s.limit, s.h1 = limit, protoMajor == 1
+	s.read, _ = w.(interface{ SetReadDeadline(time.Time) error })
+	s.write, _ = w.(interface{ SetWriteDeadline(time.Time) error })
+}
+
+// beforeWrite is called before n bytes are written, and before a flush with n = h2Buffer.
+func (s *stall) beforeWrite(n int) {
+	if s.held += n; s.h1 || s.held >= h2Buffer {
+		s.armWrite()
+	}
+}
+
+// afterWrite is called after each write, and after a flush with flushed = true.
+func (s *stall) afterWrite(flushed bool) {
+	if flushed {
+		s.held = 0
+	}
+	if !s.h1 && s.write != nil && !s.armedWrite.IsZero() {
+		s.armedWrite = time.Time{}
+		_ = s.write.SetWriteDeadline(time.Time{}) // never fails
+	}
+}
+
+// armWrite moves the write deadline. It saves most calls: the bound is between 3/4 of the limit and
+// the limit.
+func (s *stall) armWrite() {
+	if s.write == nil {
+		return
+	}
+	if now := time.Now(); now.Sub(s.armedWrite) > s.limit/4 {
+		s.armedWrite = now
+		_ = s.write.SetWriteDeadline(now.Add(s.limit)) // fails on closed connections, where Write will
+	}
+}
+
+// beforeRead moves the read deadline in the same way. The first read over HTTP/1 may write: it asks
+// for a body that the client holds back (100 Continue), and the connection's write deadline may be
+// one of an earlier request.
+func (s *stall) beforeRead(first bool) {
+	if s.read == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if first && s.h1 && s.write != nil && !s.over {
+		_ = s.write.SetWriteDeadline(now.Add(s.limit)) // fails on closed connections, where Read will
+	}
+	if !s.over && now.Sub(s.armedRead) > s.limit/4 {
+		s.armedRead = now
+		_ = s.read.SetReadDeadline(now.Add(s.limit)) // fails on closed connections, where Read will
+	}
+}
+
+// bodyEnded takes the read deadline away: the server reads on in the background, to notice a client
+// that goes away, and would take a passed deadline for that.
+func (s *stall) bodyEnded() {
+	if s.read == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		_ = s.read.SetReadDeadline(time.Time{}) // fails on closed connections
+		s.armedRead = time.Time{}
+	}
+}
+
+// abandon bounds the reading of a body that the handler leaves unread.
+func (s *stall) abandon() {
+	if s.read == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	_ = s.read.SetReadDeadline(time.Now().Add(lingering)) // fails on closed connections
+}
