@@ -41,6 +41,7 @@ const MaxSize = 256 << 10
 const (
 	signContext = "perigee record v1\x00"
 	maxParents  = 64
+	maxPairs    = 64 << 10 // of a map; a row has a pair per revision that its node holds
 )
 
 // Record is one signed statement. It is not changed after Sign or Decode.
@@ -74,6 +75,9 @@ var ErrSignature = errors.New("signature does not fit the record")
 
 // Sign makes a record of the payload and returns it with its encoding. The payload's type decides the kind.
 func Sign(key ed25519.PrivateKey, cluster perigee.ClusterID, hlc HLC, parents []perigee.Digest, payload Payload) (*Record, []byte, error) {
+	if len(parents) > maxParents {
+		return nil, nil, fmt.Errorf("encode %s record: %d parents, the limit is %d: replace some of them first", payload.kind(), len(parents), maxParents)
+	}
 	body, err := encMode.Marshal(payload)
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode %s record: %w", payload.kind(), err)
@@ -105,6 +109,9 @@ func Decode(b []byte) (*Record, error) {
 	if len(b) > MaxSize {
 		return nil, fmt.Errorf("decode record: %d bytes, the limit is %d", len(b), MaxSize)
 	}
+	if v, ok := versionOf(b); ok && v != Version {
+		return nil, fmt.Errorf("decode record: format version %d, this release reads %d: upgrade this node", v, Version)
+	}
 	var r Record
 	if err := decMode.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("decode record: %w", err)
@@ -112,6 +119,8 @@ func Decode(b []byte) (*Record, error) {
 	switch {
 	case r.Version != Version:
 		return nil, fmt.Errorf("decode record: format version %d, this release reads %d: upgrade this node", r.Version, Version)
+	case r.Parents == nil || r.Payload == nil:
+		return nil, errors.New("decode record: null in the place of parents or payload") // would be a second encoding of none
 	case len(r.Parents) > maxParents:
 		return nil, fmt.Errorf("decode record: %d parents, the limit is %d", len(r.Parents), maxParents)
 	case len(r.Signature) != ed25519.SignatureSize:
@@ -122,6 +131,16 @@ func Decode(b []byte) (*Record, error) {
 		return nil, errors.New("decode record: not in deterministic encoding")
 	}
 	return &r, nil
+}
+
+// versionOf returns the format version, which is the first element of the array in every format, so
+// that a record of a later format is named as such, whatever follows.
+func versionOf(b []byte) (v byte, ok bool) {
+	const array, direct = 4, 24 // CBOR's major type, and the first value that is not in the head itself
+	if len(b) < 2 || b[0]>>5 != array || b[1] >= direct {
+		return 0, false
+	}
+	return b[1], true
 }
 
 // Verify reports whether pub made the signature.
@@ -170,7 +189,7 @@ func KeyIDOf(pub ed25519.PublicKey) perigee.KeyID {
 var (
 	encMode     = must(cbor.CoreDetEncOptions().EncMode())
 	decMode     = must(cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 8, MaxArrayElements: 128, MaxMapPairs: 128, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden}.DecMode())
-	payloadMode = must(cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 16, MaxArrayElements: 4096, MaxMapPairs: 4096, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden}.DecMode())
+	payloadMode = must(cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 16, MaxArrayElements: 4096, MaxMapPairs: maxPairs, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden}.DecMode())
 )
 
 func must[T any](v T, err error) T {

@@ -27,7 +27,17 @@ func SignRow(key ed25519.PrivateKey, chain [][]byte, row perigee.Row) ([]byte, e
 	if err != nil {
 		return nil, fmt.Errorf("encode row of %s: %w", row.Node, err)
 	}
-	return encMode.Marshal(SignedRow{Row: body, Chain: chain, Signature: ed25519.Sign(key, append([]byte(rowContext), body...))})
+	if len(row.Revisions) > maxPairs {
+		return nil, fmt.Errorf("encode row of %s: %d revisions, the limit is %d", row.Node, len(row.Revisions), maxPairs)
+	}
+	b, err := encMode.Marshal(SignedRow{Row: body, Chain: chain, Signature: ed25519.Sign(key, append([]byte(rowContext), body...))})
+	if err != nil {
+		return nil, fmt.Errorf("encode row of %s: %w", row.Node, err)
+	}
+	if len(b) > MaxRow {
+		return nil, fmt.Errorf("encode row of %s: %d bytes, the limit is %d", row.Node, len(b), MaxRow)
+	}
+	return b, nil
 }
 
 // DecodeRow reads a signed row without checking its signature: the caller verifies Chain first and
