@@ -48,7 +48,7 @@ type Row struct {
 	Draining    bool                  `json:"draining,omitempty"`
 	Revisions   map[RevisionID]Warmth `json:"revisions,omitempty"`
 	Load        Load                  `json:"load"`
-	Digest      Digest                `json:"state"` // of all desired records it holds; equal digests mean equal state
+	Digest      Digest                `json:"digest"` // of all desired records it holds; equal digests mean equal state
 }
 
 // Peer is one node as the View shows it.
@@ -68,6 +68,17 @@ const (
 	Held                 // the bundle is on disk and admitted
 	Warm                 // compiled and loaded
 )
+
+// String returns the step's name.
+func (w Warmth) String() string {
+	switch w {
+	case Held:
+		return "held"
+	case Warm:
+		return "warm"
+	}
+	return "absent"
+}
 
 // Load is what a node reports of its work, in its row and on every response to a peer.
 type Load struct {

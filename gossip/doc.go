@@ -1,0 +1,55 @@
+// Package gossip knows who is there and what they have: it keeps this node's copy of the cluster's
+// shared state, makes it equal to that of the other nodes, and publishes it as a perigee.View. It
+// is the one writer of the View. It decides nothing: where functions run and where requests go is
+// placement's business.
+//
+// There are two halves. Desired is what people asked for: a grow-only set of signed records, kept
+// on disk by every node, and folded into functions, regions and rights. Observed is what nodes say
+// about themselves, in signed rows that are never on disk, and what the membership protocol
+// (memberlist) and this node's own calls say about who is alive. Membership proves nothing: names,
+// places and addresses come from rows, whose certificates prove them.
+//
+// # The fold
+//
+// Records are ordered by clock, then by identity. The governing records (genesis, token, redeem,
+// revoke) are replayed in that order and say who may write what; see authority. All others have
+// their effect if the key that signed them had the right to write them and was not revoked before.
+// A record without effect is kept all the same, since what has an effect may change when another
+// record arrives, and nodes that hold the same records must agree, whatever came first.
+//
+// Of the pointers of a function those that another replaced are dropped (a pointer's parents are
+// those that its author saw); of the rest the latest wins, and the others are conflicts until
+// somebody replaces them all. A route that two functions ask for belongs to the one that has asked
+// for it longer without a break.
+//
+// # On disk
+//
+// The file state.log is "PGLOG\x00\x00\x01" and then entries: length, 4 bytes; CRC32C over the
+// length and the record, 4 bytes; the record (package record). Integers are big-endian. An entry is
+// synced before anybody hears that it is stored. Bytes that are no entry are skipped and kept in
+// state.log.bad; what they were comes back from peers. Records that this release can't read stay in
+// the file. The file peers.json has the addresses of the members that were alive last; it is a
+// hint and nothing more.
+//
+// # On the wire
+//
+// Messages are CBOR maps (package record), at most 8 MiB each, posted over the mesh's control
+// connections, which prove both nodes' identities:
+//
+//	/gossip/sync   my root digest and the marks of my rows -> yours, bucket digests where the roots
+//	               differ, the rows I lack, and those you want
+//	/gossip/ids    bucket numbers -> the identities of their records
+//	/gossip/get    identities -> records
+//	/gossip/push   records and rows -> which of the records are on your disk now
+//
+// What is new is pushed at once, to everyone in a small cluster, else to a few peers who pass it on
+// once. And once a second each node compares its state with one peer by a hash tree over the
+// identities of the records: a root, 256 buckets, identities, records. The tree has no memory, so it
+// also repairs what a disk lost. Membership's packets and streams go over the mesh too.
+//
+// # Goroutines
+//
+// New starts none. Run owns all of them and ends them, except that memberlist lets a probe that is
+// under way run out, which takes a second or so after Run has returned. Records are stored by the
+// caller who brings them, under the writer's lock; callers that come together share one sync.
+package gossip

@@ -1,0 +1,274 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/identity"
+	"github.com/perigee-edge/perigee/internal/record"
+)
+
+// DefaultMaxState bounds the records of a cluster when Config.MaxState is zero.
+const DefaultMaxState = 256 * perigee.MiB
+
+// gossipKeySize is that of AES-256.
+const gossipKeySize = 32
+
+// Config says who this node is and what carries its messages. It is not changed after New.
+type Config struct {
+	Identity *identity.Node // required
+	Genesis  []byte         // the encoded genesis record of the cluster; required
+	Dir      string         // holds the log and the file of last known peers; made where missing; required
+	FS       FS             // nil = the real file system
+	Mesh     Mesh           // required
+	// Peer returns who sent a request to Handler, as the mesh connection proved; required.
+	Peer func(*http.Request) (perigee.NodeClaims, bool)
+	// CheckManifest holds the manifest's own rules. It must judge by the manifest alone, so that all
+	// nodes agree; a revision that it refuses is kept without effect. Required.
+	CheckManifest func(*perigee.Manifest) error
+
+	Advertise netip.AddrPort          // where peers reach this node's mesh port; required
+	Seeds     func() []netip.AddrPort // addresses of nodes to join; nil = none. Called often
+	GossipKey []byte                  // 32 bytes that all nodes share; it protects liveness only. Required
+	Row       perigee.Row             // what this node says of itself at first; Addr defaults to Advertise
+	MaxState  perigee.Bytes           // of all records; 0 = DefaultMaxState. Equal on all nodes
+	Logger    *slog.Logger            // nil = slog.Default()
+	Metrics   *Metrics                // nil = not exported
+}
+
+// Mesh carries gossip's messages between nodes. Connections are mutually authenticated; packets are not.
+type Mesh interface {
+	// Call posts a message to a node and returns its answer, of at most 16 MiB.
+	Call(ctx context.Context, to perigee.NodeID, path string, body []byte) ([]byte, error)
+	// CallAddr does so to whichever node of this cluster is at the address.
+	CallAddr(ctx context.Context, addr netip.AddrPort, path string, body []byte) ([]byte, error)
+	// WritePacket sends a packet, which may get lost.
+	WritePacket(b []byte, to netip.AddrPort) error
+	// ReadPacket waits for a packet.
+	ReadPacket(ctx context.Context, b []byte) (int, netip.AddrPort, error)
+	// DialStream opens a stream to the node at the address.
+	DialStream(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// AcceptStream waits for a stream that a node opened.
+	AcceptStream(ctx context.Context) (net.Conn, error)
+}
+
+// Gossip is this node's part of the cluster's shared state. Its methods are safe for concurrent use.
+type Gossip struct {
+	admitter
+	conf    Config
+	self    perigee.NodeID
+	logger  *slog.Logger
+	own     ownRow
+	rows    rowTable
+	members memberTable
+	pusher  pusher
+	known   map[perigee.NodeID]netip.AddrPort // the last known peers when this node started
+
+	submitMu sync.Mutex // one submission checks and stores at a time
+
+	viewMu   sync.Mutex // one half of the View changes at a time
+	view     atomic.Pointer[perigee.View]
+	watchers watchers
+
+	observePoke chan struct{} // room for one; never closed
+	syncPoke    chan struct{} // room for one; never closed
+	running     atomic.Bool
+
+	listMu sync.Mutex             // keeps Leave from using a list that was shut down
+	list   *memberlist.Memberlist // nil while Run does not run
+}
+
+// New opens the state of a directory and folds it, so that View answers at once; it starts nothing.
+// It returns ErrForeign when the directory belongs to another cluster.
+func New(conf Config) (*Gossip, error) {
+	conf, err := conf.fill()
+	if err != nil {
+		return nil, fmt.Errorf("set up gossip: %w", err)
+	}
+	p := parser{cluster: conf.Identity.Cluster(), genesis: record.ID(conf.Genesis), root: conf.Identity.Root(), check: conf.CheckManifest}
+	genesis, err := p.parseGenesis(conf.Genesis)
+	if err != nil {
+		return nil, fmt.Errorf("set up gossip: %w", err)
+	}
+	self := conf.Identity.Claims().ID
+	g := &Gossip{
+		conf: conf, self: self, logger: conf.Logger.With("node", self),
+		observePoke: make(chan struct{}, 1), syncPoke: make(chan struct{}, 1),
+	}
+	g.admitter = admitter{parser: p, writer: &writer{
+		genesis: genesis, pending: newPending(), clock: &clock{}, metrics: conf.Metrics, max: int64(conf.MaxState),
+		set: newSet(), publish: g.publishDesired,
+	}}
+	g.rows = rowTable{
+		cluster: p.cluster, root: p.root, self: self, logger: g.logger, metrics: conf.Metrics, echo: g.own.outrun,
+		auth: func() *authority { return g.folded.Load().auth },
+		rows: map[perigee.NodeID]*rowState{}, gone: map[perigee.NodeID]goneRow{},
+	}
+	g.members = memberTable{self: self, byID: map[perigee.NodeID]*member{}, changed: g.membersChanged}
+	g.pusher = pusher{send: g.sendPush, metrics: conf.Metrics, outboxes: map[perigee.NodeID]*outbox{}}
+	g.own.node, g.own.row, g.own.poke = conf.Identity, conf.Row, make(chan struct{}, 1)
+	g.own.row.Revisions = maps.Clone(conf.Row.Revisions)
+	g.own.row.Node, g.own.row.Incarnation, g.own.row.Seq = self, uint64(time.Now().UnixMilli()), 0
+
+	g.view.Store(&perigee.View{Desired: &perigee.Desired{}, Observed: &perigee.Observed{}})
+	if err := g.load(conf.FS, conf.Dir, g.logger); err != nil {
+		return nil, fmt.Errorf("set up gossip: %w", err)
+	}
+	if g.known, err = loadPeers(conf.FS, conf.Dir); err != nil {
+		g.logger.Warn("last known peers not read", "err", err)
+	}
+	g.observe(time.Now())
+	return g, nil
+}
+
+// fill puts defaults in and checks what has none.
+func (c Config) fill() (Config, error) {
+	switch {
+	case c.Identity == nil || c.Mesh == nil || c.Peer == nil || c.CheckManifest == nil:
+		return c, errors.New("the config lacks one of Identity, Mesh, Peer and CheckManifest")
+	case c.Dir == "":
+		return c, errors.New("the config names no Dir")
+	case !c.Advertise.IsValid() || c.Advertise.Port() == 0:
+		return c, fmt.Errorf("the config's Advertise is %s: want an address and a port that peers can reach", c.Advertise)
+	case len(c.GossipKey) != gossipKeySize:
+		return c, fmt.Errorf("the config's GossipKey has %d bytes: want %d", len(c.GossipKey), gossipKeySize)
+	case c.MaxState < 0:
+		return c, fmt.Errorf("the config's MaxState is %d: want 0 or more", c.MaxState)
+	}
+	c.Advertise = netip.AddrPortFrom(c.Advertise.Addr().Unmap(), c.Advertise.Port())
+	if c.FS == nil {
+		c.FS = osFS{}
+	}
+	if c.Seeds == nil {
+		c.Seeds = func() []netip.AddrPort { return nil }
+	}
+	if c.MaxState == 0 {
+		c.MaxState = DefaultMaxState
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(nil)
+	}
+	if !c.Row.Addr.IsValid() {
+		c.Row.Addr = c.Advertise
+	}
+	return c, nil
+}
+
+// parseGenesis checks the record on which all others rest: signed by the key that it names, for the
+// root certificate that this node trusts.
+func (p *parser) parseGenesis(raw []byte) (*entry, error) {
+	e, err := p.parse(raw)
+	if err != nil {
+		return nil, fmt.Errorf("genesis record: %w", err)
+	}
+	body, ok := e.body.(*record.Genesis)
+	if !ok {
+		return nil, fmt.Errorf("genesis record: it is a %s record", e.rec.Kind)
+	}
+	if err := e.rec.Verify(body.Operator); err != nil {
+		return nil, fmt.Errorf("genesis record: %w", err)
+	}
+	if body.Domain != "" {
+		if err := perigee.CheckHost(body.Domain); err != nil {
+			return nil, fmt.Errorf("genesis record: domain: %w", err)
+		}
+	}
+	root, err := x509.ParseCertificate(body.Root)
+	if err != nil {
+		return nil, fmt.Errorf("genesis record: root certificate: %w", err)
+	}
+	if body.Cluster != p.cluster || !bytes.Equal(root.Raw, p.root.Raw) {
+		return nil, fmt.Errorf("genesis record: %w: it does not fit this node's certificate", ErrForeign)
+	}
+	e.author = body.Operator
+	return e, nil
+}
+
+// View returns what this node believes now. It costs one atomic load; the value is immutable.
+func (g *Gossip) View() *perigee.View { return g.view.Load() }
+
+// Watch returns a channel that gets a signal after each new View, one at most pending. It is closed
+// when ctx ends.
+func (g *Gossip) Watch(ctx context.Context) <-chan struct{} { return g.watchers.watch(ctx) }
+
+// Now returns a reading of the cluster's clock that is after every record seen here. Records that
+// are signed for submission here should carry one no earlier.
+func (g *Gossip) Now() record.HLC { return g.clock.now(time.Now()) }
+
+// SetRow changes what this node says about itself. The change function gets a copy and must not
+// keep it; Node, Incarnation, Seq and Digest are gossip's. Peers hear of it within 50 ms when
+// routing depends on it, and within half a second when it is load.
+func (g *Gossip) SetRow(change func(*perigee.Row)) {
+	if !g.own.set(change) {
+		return
+	}
+	if g.running.Load() {
+		g.wakeObserver()
+	} else {
+		g.observe(time.Now())
+	}
+}
+
+// Genesis returns the first record of the cluster. It must not be changed.
+func (g *Gossip) Genesis() *record.Genesis { return g.genesis.body.(*record.Genesis) }
+
+// GenesisRecord returns its encoding. It must not be changed.
+func (g *Gossip) GenesisRecord() []byte { return g.genesis.raw }
+
+// NodeKey returns the key that a node's name is bound to: by the redemption of its token, by its
+// own redemptions as a signer, or by its row. Names are never bound to another key.
+func (g *Gossip) NodeKey(id perigee.NodeID) (ed25519.PublicKey, bool) {
+	if id == g.self {
+		return g.conf.Identity.Key().Public().(ed25519.PublicKey), true
+	}
+	if key := g.folded.Load().auth.nodes[id]; key != nil {
+		return key, true
+	}
+	return g.rows.key(id)
+}
+
+func (g *Gossip) observed() *perigee.Observed { return g.view.Load().Observed }
+
+// publishDesired replaces the durable half of the View. The writer calls it, in order.
+func (g *Gossip) publishDesired(f *folded) {
+	g.viewMu.Lock()
+	g.view.Store(&perigee.View{Desired: f.desired, Observed: g.observed()})
+	g.viewMu.Unlock()
+	g.own.setDigest(f.desired.Digest)
+	g.watchers.signal()
+}
+
+func (g *Gossip) publishObserved(o *perigee.Observed) {
+	g.viewMu.Lock()
+	g.view.Store(&perigee.View{Desired: g.view.Load().Desired, Observed: o})
+	g.viewMu.Unlock()
+	g.watchers.signal()
+}
+
+func (g *Gossip) membersChanged(joined bool) {
+	g.wakeObserver()
+	if joined {
+		select {
+		case g.syncPoke <- struct{}{}:
+		default:
+		}
+	}
+}

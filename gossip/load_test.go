@@ -1,0 +1,227 @@
+package gossip
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/perigee-edge/perigee/internal/record"
+)
+
+// TestRestart opens the same directory again and again.
+func TestRestart(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("fra-1", "fra")
+	raws := busy(w)
+	_, want := w.fold(raws...)
+	for i, raw := range raws {
+		n.take([][]byte{raw})
+		if i%7 == 0 {
+			n = n.again(w)
+		}
+	}
+	n.take(raws) // what waited for an author when the node ended
+	n = n.again(w)
+	if got := describe(n.View().Desired); got != describe(want.desired) {
+		t.Errorf("got\n%s\nwant\n%s", got, describe(want.desired))
+	}
+	if n.Now() <= w.hlc {
+		t.Error("the clock is not after what was stored")
+	}
+}
+
+// TestForeign starts nodes in the directory of another cluster.
+func TestForeign(t *testing.T) {
+	w, other := newWorld(t), newWorld(t)
+	n := w.node("fra-1", "fra")
+	other.net.ports = map[netip.AddrPort]*port{}
+	conf := other.node("fra-1", "fra").conf
+	conf.FS = n.conf.FS
+	if _, err := New(conf); !errors.Is(err, ErrForeign) {
+		t.Errorf("New in another cluster's directory: %v, want ErrForeign", err)
+	}
+	conf = n.conf
+	conf.Genesis = other.genesis
+	if _, err := New(conf); err == nil {
+		t.Error("New with a genesis that does not fit the certificate works")
+	}
+	forged := w.signAt(1, "mallory", nil, n.Genesis())
+	conf.Genesis = forged
+	if _, err := New(conf); err == nil || !strings.Contains(err.Error(), "signature") {
+		t.Errorf("New with a genesis that its operator did not sign: %v", err)
+	}
+}
+
+// TestSubmitPowerCuts cuts the power before each step of a node's work with its disk.
+func TestSubmitPowerCuts(t *testing.T) {
+	w := newWorld(t)
+	people := w.person("dep", record.TokenDeploy, record.Scope{})
+	batches := [][][]byte{people}
+	for i := range 4 {
+		rev, ptr := w.deploy("dep", manifest(fmt.Sprintf("f%d", i)))
+		batches = append(batches, [][]byte{rev, ptr})
+	}
+	first := w.node("fra-1", "fra")
+	for cutAt, done := 1, false; !done; cutAt++ {
+		sim := newSimFS()
+		sim.cutAt = cutAt
+		conf := first.conf
+		conf.FS, conf.Logger = sim, slog.New(slog.DiscardHandler)
+		var acked [][]byte
+		g, err := New(conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done = true
+		for _, batch := range batches {
+			if _, err := g.Submit(t.Context(), batch...); err != nil {
+				done = false
+				break
+			}
+			acked = append(acked, batch...)
+		}
+		for seed := range uint64(5) {
+			conf.FS = sim.crash(rand.New(rand.NewPCG(seed, uint64(cutAt))))
+			after, err := New(conf)
+			if err != nil {
+				t.Fatalf("cut at %d: %v", cutAt, err)
+			}
+			for _, raw := range acked {
+				if !after.holds(record.ID(raw)) {
+					t.Fatalf("cut at %d, seed %d: an acknowledged record is lost", cutAt, seed)
+				}
+			}
+			if _, err := after.Submit(t.Context(), slices.Concat(batches...)...); err != nil {
+				t.Fatalf("cut at %d, seed %d: submit after the restart: %v", cutAt, seed, err)
+			}
+		}
+	}
+}
+
+// TestRot flips bits of a node's log, all over it, and starts it (TestBitFlips flips every bit). It must start, show nothing that
+// nobody signed, and be whole again when the records come from a peer.
+func TestRot(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("fra-1", "fra")
+	rev, ptr := w.deploy("dep", manifest("hello"))
+	all := append(w.person("dep", record.TokenDeploy, record.Scope{}), rev, ptr)
+	if _, _, err := n.take(all); err != nil {
+		t.Fatal(err)
+	}
+	want := describe(n.View().Desired)
+	file, err := n.conf.FS.ReadFile("/state/" + logName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := maps.Clone(n.set.byID)
+	for i := 0; i < len(file); i += 13 {
+		bad := slices.Clone(file)
+		bad[i] ^= 1 << (i % 8)
+		sim := newSimFS()
+		sim.names["/state/"+logName] = &simFile{data: bad}
+		conf := n.conf
+		conf.FS, conf.Logger = sim, slog.New(slog.DiscardHandler)
+		g, err := New(conf)
+		if err != nil {
+			t.Fatalf("byte %d: %v", i, err)
+		}
+		for id := range g.set.byID {
+			if known[id] == nil {
+				t.Fatalf("byte %d: record %s was never written", i, id)
+			}
+		}
+		if lost := len(known) - len(g.set.byID) - g.pending.len(); lost > 1 {
+			t.Errorf("byte %d: %d records lost", i, lost)
+		}
+		if _, _, err := g.take(all); err != nil {
+			t.Fatalf("byte %d: take: %v", i, err)
+		}
+		if got := describe(g.View().Desired); got != want {
+			t.Errorf("byte %d: repaired to\n%s\nwant\n%s", i, got, want)
+		}
+		again, err := New(conf)
+		if err != nil || describe(again.View().Desired) != want {
+			t.Fatalf("byte %d: another start: %v", i, err)
+		}
+	}
+}
+
+// TestLostAuthor rots the record that made an author known, so that what it signed must wait: for as
+// long as it takes, over restarts, and without a peer that has more.
+func TestLostAuthor(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("fra-1", "fra")
+	people := w.person("dep", record.TokenDeploy, record.Scope{})
+	rev, ptr := w.deploy("dep", manifest("hello"))
+	n.submit(t, append(slices.Clone(people), rev, ptr)...)
+	want := describe(n.View().Desired)
+	file := n.conf.FS.(*simFS).names["/state/"+logName]
+	at := bytes.Index(file.data, people[0])
+	file.data[at+20] ^= 1
+	n.conf.Logger = slog.New(slog.DiscardHandler)
+	for range 3 {
+		g, err := New(n.conf)
+		w.must(err)
+		if got := g.pending.len(); got != 3 || g.View().Desired.Functions["hello"] != nil {
+			t.Fatalf("%d records wait, want the redemption, the revision and the pointer", got)
+		}
+	}
+	g, err := New(n.conf)
+	w.must(err)
+	if _, err := g.Submit(t.Context(), people[0]); err != nil {
+		t.Fatal(err)
+	}
+	if got := describe(g.View().Desired); got != want || g.pending.len() != 0 {
+		t.Errorf("with the author back: got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestTampered starts nodes whose logs somebody changed with care: the checksums fit.
+func TestTampered(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("fra-1", "fra")
+	rev, ptr := w.deploy("operator", manifest("hello"))
+	n.submit(t, rev, ptr)
+	evil, evilPtr := w.deploy("mallory", manifest("evil"))
+	forged, err := record.Decode(ptr)
+	w.must(err)
+	forged.HLC++
+	forgedRaw, err := record.Marshal(forged)
+	w.must(err)
+	later := append([]byte{0x89, 0x02}, bytes.Repeat([]byte{1}, 30)...) // of a later release
+	file := []byte(logMagic)
+	for _, raw := range [][]byte{w.genesis, evil, evilPtr, rev, forgedRaw, later, ptr} {
+		file = appendEntry(file, raw)
+	}
+	sim := newSimFS()
+	sim.names["/state/"+logName] = &simFile{data: file}
+	conf := n.conf
+	conf.FS, conf.Logger = sim, slog.New(slog.DiscardHandler)
+	for range 2 {
+		g, err := New(conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := describe(g.View().Desired), describe(n.View().Desired); got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+		g.log.dirty = true // writes the file anew
+		if _, err := g.Submit(t.Context(), w.sign("operator", nil, &record.Revoke{Node: "x-1"})); err != nil {
+			t.Fatal(err)
+		}
+		w.hlc-- // the same record again, which changes nothing
+		after, err := sim.ReadFile("/state/" + logName)
+		if err != nil || !bytes.Contains(after, later) {
+			t.Errorf("the record of a later release is not in the file any more: %v", err)
+		}
+		n.submit(t, w.signAt(w.hlc+1, "operator", nil, &record.Revoke{Node: "x-1"}))
+		w.hlc++
+	}
+}

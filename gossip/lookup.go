@@ -1,0 +1,107 @@
+package gossip
+
+import (
+	"cmp"
+	"crypto/ed25519"
+	"maps"
+	"slices"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/record"
+)
+
+// Person is a key that may write, and what.
+type Person struct {
+	Key    perigee.KeyID     `json:"key"`
+	Public ed25519.PublicKey `json:"public"`
+	Role   record.TokenKind  `json:"role"`  // operator or deploy
+	Scope  record.Scope      `json:"scope"` // of a deploy key
+}
+
+// Person returns the rights of a key; false when it has none (any more). A key that redeemed several
+// tokens shows the widest role and, as a deploy key, the scope of the last one; each is obeyed.
+func (g *Gossip) Person(id perigee.KeyID) (Person, bool) {
+	auth := g.folded.Load().auth
+	if _, ended := auth.keyEnd[id]; ended {
+		return Person{}, false
+	}
+	var p Person
+	for _, gr := range auth.grants[id] {
+		switch {
+		case !gr.inForce:
+		case gr.as == operator:
+			return Person{Key: id, Public: gr.public, Role: record.TokenOperator}, true
+		default:
+			p = Person{Key: id, Public: gr.public, Role: record.TokenDeploy, Scope: gr.scope}
+		}
+	}
+	return p, p.Key != ""
+}
+
+// TokenState is a token and what became of it.
+type TokenState struct {
+	Token    record.Token   `json:"token"`
+	Record   perigee.Digest `json:"record"`
+	Redeemed *record.Redeem `json:"redeemed,omitempty"` // nil = not used yet
+	Revoked  bool           `json:"revoked,omitempty"`
+}
+
+// Token returns a token by the name of its key.
+func (g *Gossip) Token(id perigee.KeyID) (TokenState, bool) {
+	auth := g.folded.Load().auth
+	st := auth.tokens[id]
+	if st == nil || st.entry == nil {
+		return TokenState{}, false
+	}
+	state := TokenState{Token: *st.token, Record: st.entry.id}
+	if st.redeemed != nil {
+		state.Redeemed = st.redeemed.body.(*record.Redeem)
+	}
+	_, state.Revoked = auth.keyEnd[id]
+	return state, true
+}
+
+// Tokens returns all tokens, oldest first.
+func (g *Gossip) Tokens() []TokenState {
+	auth := g.folded.Load().auth
+	ids := slices.SortedFunc(maps.Keys(auth.tokens), func(a, b perigee.KeyID) int {
+		return cmp.Or(compareEntries(auth.tokens[a].all[0], auth.tokens[b].all[0]), cmp.Compare(a, b))
+	})
+	var states []TokenState
+	for _, id := range ids {
+		if st, ok := g.Token(id); ok {
+			states = append(states, st)
+		}
+	}
+	return states
+}
+
+// Heads returns the pointer records of a function that nothing replaces yet, the winner last;
+// removals are among them. A deploy, rollback or removal that names them all as its parents replaces
+// them all.
+func (g *Gossip) Heads(function string) []perigee.Digest { return g.folded.Load().heads(function) }
+
+// Revision returns the revision that the record with this identity introduced, live or not; false
+// when it is not known here or has no effect. It must not be changed.
+func (g *Gossip) Revision(id perigee.Digest) (*perigee.Revision, bool) {
+	g.setMu.RLock()
+	e := g.set.byID[id]
+	g.setMu.RUnlock()
+	if e == nil || g.folded.Load().revision(e.function(), id) == nil {
+		return nil, false
+	}
+	return e.revision, true
+}
+
+// RevisionByID returns a function's revision by its short name, and the identity of its record.
+func (g *Gossip) RevisionByID(function string, id perigee.RevisionID) (*perigee.Revision, perigee.Digest, bool) {
+	l := g.folded.Load().lineages[function]
+	if l == nil {
+		return nil, perigee.Digest{}, false
+	}
+	d, ok := l.named[id]
+	if !ok {
+		return nil, perigee.Digest{}, false
+	}
+	return l.revisions[d].revision, d, true
+}

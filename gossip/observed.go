@@ -1,0 +1,122 @@
+package gossip
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+)
+
+const (
+	observeSpacing = 50 * time.Millisecond // at most 20 times a second
+	observeAging   = time.Second           // states change by time alone
+)
+
+// observe builds the volatile half of the View from rows and membership, and publishes it if
+// anything differs.
+func (g *Gossip) observe(now time.Time) {
+	size := len(g.observed().Nodes)
+	states, rows, dropped := g.rows.sweep(now, func(s *rowState) perigee.NodeState {
+		return liveness(now, s, g.members.get(s.row.Node), beat(size))
+	})
+	g.members.drop(dropped)
+	for _, id := range dropped {
+		g.clock.forget(id)
+	}
+	nodes := make(map[perigee.NodeID]*perigee.Peer, len(rows)+1)
+	nodes[g.self] = &perigee.Peer{
+		NodeClaims: g.conf.Identity.Claims(), Row: g.own.get(), State: perigee.NodeAlive, Expires: g.conf.Identity.Expires(),
+	}
+	if g.own.hasLeft() {
+		nodes[g.self].State = perigee.NodeLeft
+	}
+	counts := map[perigee.NodeState]int{}
+	for id, s := range rows {
+		nodes[id] = &perigee.Peer{NodeClaims: s.claims, Row: s.row, State: states[id], Expires: s.expires}
+		counts[states[id]]++
+	}
+	for _, state := range []perigee.NodeState{perigee.NodeAlive, perigee.NodeSuspect, perigee.NodeLeft, perigee.NodeDead} {
+		g.metrics.Peers.WithLabelValues(string(state)).Set(float64(counts[state]))
+	}
+	g.metrics.ClockOff.Set(g.clock.off().Seconds())
+	if keepSame(g.observed().Nodes, nodes) {
+		return
+	}
+	g.publishObserved(&perigee.Observed{Self: g.self, Nodes: nodes, At: now})
+}
+
+// keepSame puts the old values of unchanged peers into the new map, so that readers can compare
+// pointers, and reports whether nothing changed.
+func keepSame(old, new map[perigee.NodeID]*perigee.Peer) bool {
+	same := len(old) == len(new)
+	for id, p := range new {
+		if q := old[id]; q != nil && samePeer(p, q) {
+			new[id] = q
+		} else {
+			same = false
+		}
+	}
+	return same
+}
+
+// samePeer compares by the row's number: a row with the same number is the same, except for this
+// node's own, which changes before it is signed again.
+func samePeer(p, q *perigee.Peer) bool {
+	return p.Incarnation == q.Incarnation && p.Seq == q.Seq && p.State == q.State && p.Expires.Equal(q.Expires) &&
+		p.Load == q.Load && p.Draining == q.Draining && p.HTTPS == q.HTTPS && p.Addr == q.Addr && p.Version == q.Version &&
+		p.Row.Digest == q.Row.Digest && maps.Equal(p.Revisions, q.Revisions)
+}
+
+// observeLoop rebuilds the observed half when something changed, and once a second.
+func (g *Gossip) observeLoop(ctx context.Context) {
+	aging := time.NewTicker(observeAging)
+	defer aging.Stop()
+	for ctx.Err() == nil {
+		g.observe(time.Now())
+		wait(ctx, observeSpacing)
+		select {
+		case <-g.observePoke:
+		case <-aging.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (g *Gossip) wakeObserver() {
+	select {
+	case g.observePoke <- struct{}{}:
+	default: // it will see this change too
+	}
+}
+
+// rowLoop signs and spreads this node's own row.
+func (g *Gossip) rowLoop(ctx context.Context) {
+	for !g.own.hasLeft() {
+		if d := g.own.due(time.Now(), len(g.observed().Nodes)); d > 0 {
+			timer := time.NewTimer(d)
+			select {
+			case <-timer.C:
+			case <-g.own.poke: // perhaps it is due earlier now
+			case <-ctx.Done():
+			}
+			timer.Stop()
+		} else {
+			g.signRow(time.Now())
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// signRow publishes this node's row as it is now.
+func (g *Gossip) signRow(now time.Time) {
+	raw, row, err := g.own.sign(now)
+	if err != nil || len(raw) > maxRowSize {
+		g.logger.Error("own row not published", "node", g.self, "bytes", len(raw), "err", err)
+		return
+	}
+	g.rows.putOwn(raw, row, g.conf.Identity, now)
+	g.spreadRows(map[perigee.NodeID][]byte{g.self: raw}, "")
+}

@@ -1,0 +1,135 @@
+package gossip
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/identity"
+	"github.com/perigee-edge/perigee/internal/record"
+)
+
+// How often this node says something about itself. A change that routing depends on goes out at
+// once, load is sampled, and an unchanged row is repeated, so that peers see that the node lives.
+const (
+	loudSpacing  = 50 * time.Millisecond
+	quietSpacing = 500 * time.Millisecond
+	baseBeat     = 5 * time.Second
+)
+
+// beat is the time between repetitions of an unchanged row. It grows with the cluster, so that the
+// rows of all nodes together stay cheap to read.
+func beat(nodes int) time.Duration { return baseBeat * time.Duration(max(1, nodes/100)) }
+
+// ownRow is what this node says about itself.
+type ownRow struct {
+	node *identity.Node
+
+	mu     sync.Mutex // guards the fields below
+	row    perigee.Row
+	loud   bool // a change waits that routing depends on
+	quiet  bool // another change waits
+	left   bool
+	signed time.Time // the last signature
+	poke   chan struct{}
+}
+
+// set applies a change of the owner. The fields that gossip fills are put back.
+func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	row := o.row
+	row.Revisions = maps.Clone(row.Revisions)
+	change(&row)
+	row.Revisions = maps.Clone(row.Revisions) // the caller may keep its own
+	row.Node, row.Incarnation, row.Seq, row.Digest = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest
+	loud := row.Addr != o.row.Addr || row.HTTPS != o.row.HTTPS || row.Version != o.row.Version ||
+		row.Draining != o.row.Draining || !maps.Equal(row.Revisions, o.row.Revisions)
+	quiet := row.Load != o.row.Load
+	if !loud && !quiet {
+		return false
+	}
+	o.row = row
+	o.loud, o.quiet = o.loud || loud, o.quiet || quiet
+	o.wakeLocked()
+	return true
+}
+
+// setDigest notes the digest of the state.
+func (o *ownRow) setDigest(d perigee.Digest) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.row.Digest != d {
+		o.row.Digest, o.quiet = d, true
+		o.wakeLocked()
+	}
+}
+
+// outrun makes later rows newer than one that this node sent in a former life, whose clock was ahead.
+func (o *ownRow) outrun(m mark) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if m.newer(markOf(&o.row)) {
+		o.row.Incarnation, o.row.Seq, o.loud = m.Incarnation+1, 0, true
+		o.wakeLocked()
+	}
+}
+
+// leave makes the next row the last.
+func (o *ownRow) leave() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.left, o.row.Draining = true, true
+}
+
+func (o *ownRow) wakeLocked() {
+	select {
+	case o.poke <- struct{}{}:
+	default:
+	}
+}
+
+// due returns how long to wait until the row shall be signed again.
+func (o *ownRow) due(now time.Time, nodes int) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	spacing := beat(nodes)
+	switch {
+	case o.loud:
+		spacing = loudSpacing
+	case o.quiet:
+		spacing = quietSpacing
+	}
+	return o.signed.Add(spacing).Sub(now)
+}
+
+// sign numbers and signs the row as it is now.
+func (o *ownRow) sign(now time.Time) (raw []byte, row perigee.Row, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	row = o.row
+	row.Seq++
+	if o.left {
+		row.Seq = lastWord
+	}
+	o.loud, o.quiet, o.signed = false, false, now
+	raw, err = record.SignRow(o.node.Key(), o.node.Chain(), row)
+	if err != nil {
+		return nil, row, err
+	}
+	o.row = row
+	return raw, row, nil
+}
+
+func (o *ownRow) get() perigee.Row {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.row
+}
+
+func (o *ownRow) hasLeft() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.left
+}

@@ -1,0 +1,188 @@
+package gossip
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"fmt"
+	"math"
+	"path"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/identity"
+	"github.com/perigee-edge/perigee/internal/record"
+)
+
+// Bounds on what the payload of a record may say, beyond the size of the record itself.
+const (
+	maxListed = 64  // roles, labels, scope patterns, groups, certificates of a chain
+	maxText   = 256 // bytes of a name, a pattern, a label
+	epoch     = 1
+)
+
+// parser turns encoded records into entries. All of its checks are about one record alone, so that
+// they mean the same on every node and at any time. It is safe for concurrent use.
+type parser struct {
+	cluster perigee.ClusterID
+	genesis perigee.Digest
+	root    *x509.Certificate
+	check   func(*perigee.Manifest) error // the manifest's own rules
+}
+
+// parse checks the form of one record; signatures of people are checked by authority. A record
+// that makes a checker panic is refused like any other bad one: it must not end every node it reaches.
+func (p *parser) parse(raw []byte) (e *entry, err error) {
+	id := record.ID(raw)
+	defer func() {
+		if r := recover(); r != nil {
+			e, err = nil, refuse(RuleShape, "reading the record broke the reader: %v", r).of(id)
+		}
+	}()
+	rec, err := record.Decode(raw)
+	if err != nil {
+		return nil, refuse(RuleShape, "not a record of this release").because(err).of(id)
+	}
+	e = &entry{id: id, raw: raw, rec: rec}
+	if err := p.fill(e); err != nil {
+		return nil, err.of(id)
+	}
+	return e, nil
+}
+
+func (p *parser) fill(e *entry) *RefusedError {
+	rec := e.rec
+	if rec.Cluster != p.cluster {
+		return refuse(RuleShape, "the record belongs to cluster %.40q, this is %s", rec.Cluster, p.cluster)
+	}
+	if rec.Epoch != epoch {
+		return refuse(RuleShape, "the record is of epoch %d, the cluster is in epoch %d", rec.Epoch, epoch)
+	}
+	body, err := rec.Open()
+	if err != nil {
+		return refuse(RuleShape, "the record's payload can't be read").because(err)
+	}
+	e.body = body
+	if rec.Kind != record.KindPointer && len(rec.Parents) > 0 {
+		return refuse(RuleShape, "a %s record has %d parents; only pointers have parents", rec.Kind, len(rec.Parents))
+	}
+	switch b := body.(type) {
+	case *record.Genesis:
+		if e.id != p.genesis {
+			return refuse(RuleRight, "a cluster has one genesis record, this is another")
+		}
+	case *record.Token:
+		err = shapeToken(b)
+	case *record.Redeem:
+		err = p.fillRedeem(e, b)
+	case *record.Revoke:
+		err = shapeRevoke(b)
+	case *record.Region:
+		err = shapeRegion(b)
+	case *record.Revision:
+		err = p.fillRevision(e, b)
+	case *record.Pointer:
+		err = perigee.CheckLabel(b.Function)
+	}
+	if err != nil {
+		return refuse(RuleShape, "the %s record says something impossible", rec.Kind).because(err)
+	}
+	return nil
+}
+
+func shapeToken(t *record.Token) error {
+	switch t.Kind {
+	case record.TokenNode:
+		if err := perigee.CheckLabel(string(t.Region)); err != nil {
+			return fmt.Errorf("region of the new node: %w", err)
+		}
+	case record.TokenDeploy, record.TokenOperator:
+	default:
+		return fmt.Errorf("token kind %.40q: want node, deploy or operator", t.Kind)
+	}
+	if len(t.Public) != ed25519.PublicKeySize {
+		return fmt.Errorf("token key of %d bytes, want %d", len(t.Public), ed25519.PublicKeySize)
+	}
+	if t.Expires <= 0 {
+		return fmt.Errorf("expires at second %d of the Unix clock, which is long over", t.Expires)
+	}
+	if err := perigee.CheckLabel(string(t.Signer)); err != nil {
+		return fmt.Errorf("signer: %w", err)
+	}
+	if n := max(len(t.Labels), len(t.Roles), len(t.Scope.Functions), len(t.Scope.Hosts)); n > maxListed {
+		return fmt.Errorf("a list of %d entries, the limit is %d", n, maxListed)
+	}
+	for _, pattern := range append(append([]string{}, t.Scope.Functions...), t.Scope.Hosts...) {
+		if _, err := path.Match(pattern, ""); err != nil || len(pattern) > maxText {
+			return fmt.Errorf("scope pattern %.80q is malformed", pattern)
+		}
+	}
+	return nil
+}
+
+func (p *parser) fillRedeem(e *entry, r *record.Redeem) error {
+	if len(r.Public) != ed25519.PublicKeySize || len(r.Proof) != ed25519.SignatureSize || len(r.Chain) > maxListed {
+		return fmt.Errorf("key of %d, proof of %d bytes, chain of %d certificates", len(r.Public), len(r.Proof), len(r.Chain))
+	}
+	if r.Node != "" {
+		if err := perigee.CheckLabel(string(r.Node)); err != nil {
+			return fmt.Errorf("node: %w", err)
+		}
+	}
+	claims, leaf, err := identity.VerifyNode(p.root, p.cluster, r.Chain, e.rec.HLC.Time())
+	if err != nil {
+		return fmt.Errorf("certificate of the signer: %w", err)
+	}
+	key, ok := leaf.PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return fmt.Errorf("certificate of the signer has a %T, want an Ed25519 key", leaf.PublicKey)
+	}
+	e.signer, e.signerKey = claims, key
+	return nil
+}
+
+func shapeRevoke(r *record.Revoke) error {
+	if (r.Node == "") == (r.Key == "") {
+		return fmt.Errorf("node %.80q and key %.80q: want one of them", r.Node, r.Key)
+	}
+	if len(r.Key) > maxText {
+		return fmt.Errorf("key name of %d bytes", len(r.Key))
+	}
+	if r.Node != "" {
+		return perigee.CheckLabel(string(r.Node))
+	}
+	return nil
+}
+
+func shapeRegion(r *record.Region) error {
+	info := r.Info
+	if err := perigee.CheckLabel(string(info.Code)); err != nil {
+		return err
+	}
+	for _, g := range info.Groups {
+		if err := perigee.CheckLabel(g); err != nil {
+			return fmt.Errorf("group: %w", err)
+		}
+	}
+	if len(info.Groups) > maxListed || len(info.City) > maxText || len(info.Country) > maxText {
+		return fmt.Errorf("region %s: a list or a text is too long", info.Code)
+	}
+	// A comparison with NaN is false, so that NaN is refused too.
+	if !(math.Abs(info.Point.Lat) <= 90 && math.Abs(info.Point.Lon) <= 180) {
+		return fmt.Errorf("region %s is at latitude %v, longitude %v, which is nowhere on earth", info.Code, info.Point.Lat, info.Point.Lon)
+	}
+	return nil
+}
+
+func (p *parser) fillRevision(e *entry, r *record.Revision) error {
+	if err := perigee.CheckLabel(r.Manifest.Name); err != nil {
+		return err
+	}
+	if r.Size < 0 || r.Bundle.IsZero() {
+		return fmt.Errorf("bundle %s of %d bytes", r.Bundle, r.Size)
+	}
+	e.broken = p.check(&r.Manifest)
+	e.revision = &perigee.Revision{
+		ID: record.RevisionID(e.id), Manifest: r.Manifest, Bundle: r.Bundle, Size: r.Size,
+		Author: e.rec.Key, Created: e.rec.HLC.Time().UTC(),
+	}
+	return nil
+}

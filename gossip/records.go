@@ -1,0 +1,113 @@
+package gossip
+
+import (
+	"cmp"
+	"crypto/ed25519"
+	"slices"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/record"
+)
+
+// entry is one record, decoded once. It is changed only by parse and by the first authority that
+// admits it, which both come before it is shared.
+type entry struct {
+	id   perigee.Digest
+	raw  []byte
+	rec  *record.Record
+	body record.Payload
+
+	// The key that made the signature; nil until an authority admitted the record.
+	author ed25519.PublicKey
+
+	// Of a redemption: who signed it, as its certificate chain proves, and the key of the token,
+	// once the bearer's proof was checked with it.
+	signer    perigee.NodeClaims
+	signerKey ed25519.PublicKey
+	tokenKey  ed25519.PublicKey
+
+	// Of a revision: how the View shows it, and the rule that its manifest breaks (nil = none). A
+	// revision with a broken manifest is kept, since other releases may judge otherwise, but has no effect.
+	revision *perigee.Revision
+	broken   error
+}
+
+// compareEntries is the one order of records: by clock, then by identity. It is total, and the
+// same on every node.
+func compareEntries(a, b *entry) int {
+	return cmp.Or(cmp.Compare(a.rec.HLC, b.rec.HLC), compareDigests(a.id, b.id))
+}
+
+func compareDigests(a, b perigee.Digest) int { return slices.Compare(a[:], b[:]) }
+
+// governs reports whether the record decides what others may write.
+func (e *entry) governs() bool {
+	switch e.rec.Kind {
+	case record.KindGenesis, record.KindToken, record.KindRedeem, record.KindRevoke:
+		return true
+	}
+	return false
+}
+
+// function returns the name of the function that the record is about; "" = none.
+func (e *entry) function() string {
+	switch body := e.body.(type) {
+	case *record.Revision:
+		return body.Manifest.Name
+	case *record.Pointer:
+		return body.Function
+	}
+	return ""
+}
+
+// set is the grow-only set of records that this node holds on disk. It is not safe for concurrent
+// use; the writer's lock guards it.
+type set struct {
+	byID      map[perigee.Digest]*entry
+	governing []*entry            // genesis, token, redeem and revoke records, sorted
+	regions   []*entry            // sorted
+	revisions map[string][]*entry // by function, sorted
+	pointers  map[string][]*entry // by function, sorted
+	tree      tree
+	bytes     int64 // of all encoded records
+}
+
+func newSet() *set {
+	return &set{
+		byID: map[perigee.Digest]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, tree: newTree(),
+	}
+}
+
+// add inserts entries that are not in the set yet; others are ignored.
+func (s *set) add(entries ...*entry) {
+	touched := map[int]bool{}
+	for _, e := range entries {
+		if s.byID[e.id] != nil {
+			continue
+		}
+		s.byID[e.id] = e
+		s.bytes += int64(len(e.raw))
+		touched[s.tree.insert(e)] = true
+		switch body := e.body.(type) {
+		case *record.Region:
+			s.regions = insertSorted(s.regions, e)
+		case *record.Revision:
+			s.revisions[body.Manifest.Name] = insertSorted(s.revisions[body.Manifest.Name], e)
+		case *record.Pointer:
+			s.pointers[body.Function] = insertSorted(s.pointers[body.Function], e)
+		default:
+			s.governing = insertSorted(s.governing, e)
+		}
+	}
+	s.tree.rehash(touched)
+}
+
+// insertSorted returns a list with e in its place. Most records come in the order of their clocks,
+// so that the place is the end. Lists are shared with readers only through copies that reduce makes.
+func insertSorted(list []*entry, e *entry) []*entry {
+	if n := len(list); n == 0 || compareEntries(list[n-1], e) < 0 {
+		return append(list, e)
+	}
+	at, _ := slices.BinarySearchFunc(list, e, compareEntries)
+	return slices.Insert(list, at, e)
+}

@@ -1,0 +1,239 @@
+package gossip
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/record"
+)
+
+// maxHistory bounds the revisions that a function lists in the View; all are kept in the set.
+const maxHistory = 50
+
+// folded is what a set of records means. It is immutable, and readers get it by one atomic load.
+type folded struct {
+	desired  *perigee.Desired
+	auth     *authority
+	lineages map[string]*lineage // by function, removed ones included
+}
+
+// lineage is what the records of one function mean.
+type lineage struct {
+	revisions map[perigee.Digest]*entry // those that have an effect
+	named     map[perigee.RevisionID]perigee.Digest
+	history   *history
+	fn        *perigee.Function // nil when it is removed or never had a pointer; without contested routes
+}
+
+// reduce folds a set of records into what this node shows. It is pure: the result depends on the
+// set alone, not on the order in which its records came. Given an earlier result, it takes over the
+// lineages of functions that no record touched since, if the same authority stands.
+func reduce(s *set, auth *authority, old *folded, touched map[string]bool) *folded {
+	f := &folded{auth: auth, lineages: make(map[string]*lineage, len(s.pointers))}
+	if old != nil && old.auth == auth {
+		maps.Copy(f.lineages, old.lineages)
+		for name := range touched {
+			delete(f.lineages, name)
+		}
+	}
+	for _, names := range []map[string][]*entry{s.revisions, s.pointers} {
+		for name := range names {
+			if f.lineages[name] == nil {
+				f.lineages[name] = newLineage(name, s.revisions[name], s.pointers[name], auth)
+			}
+		}
+	}
+	f.desired = perigee.NewDesired(perigee.Desired{
+		Cluster: auth.genesis.Cluster, Domain: auth.genesis.Domain, Functions: contest(f.lineages, auth.genesis.Domain),
+		Regions: foldRegions(s.regions, auth), Revoked: auth.revokedNodes(), Digest: s.tree.root,
+	})
+	return f
+}
+
+// newLineage folds the revisions and pointers of one function.
+func newLineage(name string, revisions, pointers []*entry, auth *authority) *lineage {
+	l := &lineage{revisions: map[perigee.Digest]*entry{}, named: map[perigee.RevisionID]perigee.Digest{}}
+	judge := judge{auth, func(_ string, id perigee.Digest) *entry { return l.revisions[id] }}
+	for _, e := range revisions {
+		if judge.verdict(e) != nil {
+			continue
+		}
+		l.revisions[e.id] = e
+		// Short names collide by chance once in 2^48; the older revision keeps its name.
+		if _, taken := l.named[e.revision.ID]; !taken {
+			l.named[e.revision.ID] = e.id
+		}
+	}
+	l.history = newHistory(pointers, func(e *entry) bool { return judge.verdict(e) == nil })
+	win := l.history.winner()
+	if win == nil {
+		return l
+	}
+	live := l.revisions[win.body.(*record.Pointer).Revision]
+	if live == nil {
+		return l
+	}
+	l.fn = &perigee.Function{Name: name, Live: live.revision, Head: win.id, History: l.list(revisions, live.revision.ID)}
+	heads := l.history.heads
+	for _, e := range heads[:len(heads)-1] {
+		c := perigee.Conflict{Pointer: e.id, Author: e.rec.Key, Created: e.rec.HLC.Time().UTC()}
+		if rev := l.revisions[e.body.(*record.Pointer).Revision]; rev != nil {
+			c.Revision = rev.revision.ID
+		}
+		l.fn.Conflicts = append(l.fn.Conflicts, c)
+	}
+	return l
+}
+
+// list returns the newest revisions first, the live one always among them.
+func (l *lineage) list(revisions []*entry, live perigee.RevisionID) []perigee.RevisionID {
+	out := make([]perigee.RevisionID, 0, min(len(revisions), maxHistory))
+	for _, e := range slices.Backward(revisions) {
+		if l.revisions[e.id] == nil {
+			continue
+		}
+		if len(out) == maxHistory {
+			if !slices.Contains(out, live) {
+				out[maxHistory-1] = live
+			}
+			break
+		}
+		out = append(out, e.revision.ID)
+	}
+	return out
+}
+
+// contest returns the live functions. A route that several of them ask for belongs to the one whose
+// claim is oldest, and is listed as contested on the others.
+func contest(lineages map[string]*lineage, domain string) map[string]*perigee.Function {
+	functions := make(map[string]*perigee.Function, len(lineages))
+	wanted := make(map[perigee.Route][]string, len(lineages))
+	for name, l := range lineages {
+		if l.fn == nil {
+			continue
+		}
+		functions[name] = l.fn
+		for _, r := range l.fn.Live.Manifest.FullRoutes(domain) {
+			if !slices.Contains(wanted[r], name) {
+				wanted[r] = append(wanted[r], name)
+			}
+		}
+	}
+	for route, names := range wanted {
+		if len(names) < 2 {
+			continue
+		}
+		owner := oldestClaim(lineages, names, route, domain)
+		for _, name := range names {
+			if name != owner {
+				fn := *functions[name] // the lineage's own stays as it is
+				fn.Contested = append(slices.Clone(fn.Contested), perigee.ContestedRoute{Route: route, Owner: owner})
+				slices.SortFunc(fn.Contested, func(a, b perigee.ContestedRoute) int {
+					return cmp.Or(cmp.Compare(a.Route.Host, b.Route.Host), cmp.Compare(a.Route.Path, b.Route.Path))
+				})
+				functions[name] = &fn
+			}
+		}
+	}
+	return functions
+}
+
+func oldestClaim(lineages map[string]*lineage, names []string, route perigee.Route, domain string) (owner string) {
+	var since stamp
+	for _, name := range names {
+		l := lineages[name]
+		at := l.history.claimed(func(id perigee.Digest) bool {
+			rev := l.revisions[id]
+			return rev != nil && slices.Contains(rev.revision.Manifest.FullRoutes(domain), route)
+		})
+		if owner == "" || cmp.Or(cmp.Compare(at.hlc, since.hlc), compareDigests(at.id, since.id)) < 0 {
+			owner, since = name, at
+		}
+	}
+	return owner
+}
+
+// foldRegions applies the region records to the built-in catalogue; the latest of a code wins.
+func foldRegions(list []*entry, auth *authority) *perigee.Regions {
+	var infos []perigee.RegionInfo
+	for _, e := range list {
+		if auth.allows(e) == nil {
+			infos = append(infos, e.body.(*record.Region).Info)
+		}
+	}
+	if infos == nil {
+		return perigee.BuiltinRegions()
+	}
+	return perigee.BuiltinRegions().With(infos...)
+}
+
+func (a *authority) revokedNodes() map[perigee.NodeID]bool {
+	revoked := map[perigee.NodeID]bool{}
+	for id := range a.nodeEnd {
+		revoked[id] = true
+	}
+	for id, key := range a.nodes {
+		if a.nodeRevoked(id, key) {
+			revoked[id] = true
+		}
+	}
+	return revoked
+}
+
+// revision returns a function's revision record; nil when it has no effect or is not there.
+func (f *folded) revision(function string, id perigee.Digest) *entry {
+	if l := f.lineages[function]; l != nil {
+		return l.revisions[id]
+	}
+	return nil
+}
+
+// heads returns the pointers of a function that nothing replaces.
+func (f *folded) heads(function string) (ids []perigee.Digest) {
+	if l := f.lineages[function]; l != nil {
+		for _, e := range l.history.heads {
+			ids = append(ids, e.id)
+		}
+	}
+	return ids
+}
+
+// judge decides whether records have an effect, given who may write what, and which revisions have one.
+type judge struct {
+	auth     *authority
+	revision func(function string, id perigee.Digest) *entry // nil when it has no effect or is not there
+}
+
+// verdict says why an admitted record has no effect; nil when it has.
+func (j judge) verdict(e *entry) *RefusedError {
+	if e.governs() {
+		return j.auth.verdicts[e.id]
+	}
+	if err := j.auth.allows(e); err != nil {
+		return err
+	}
+	switch body := e.body.(type) {
+	case *record.Revision:
+		if e.broken != nil {
+			return refuse(RuleManifest, "the manifest of %s breaks a rule", body.Manifest.Name).because(e.broken)
+		}
+	case *record.Pointer:
+		return j.pointer(e, body)
+	}
+	return nil
+}
+
+// pointer: the revision must have an effect, belong to the function, and claim nothing beyond the
+// scope of the pointer's author.
+func (j judge) pointer(e *entry, p *record.Pointer) *RefusedError {
+	if p.Revision.IsZero() {
+		return nil
+	}
+	rev := j.revision(p.Function, p.Revision)
+	if rev == nil {
+		return refuse(RuleReference, "%s is not known here as a revision of function %s: submit the revision before or with its pointer", p.Revision, p.Function)
+	}
+	return j.auth.allowsLive(e, rev)
+}
