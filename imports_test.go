@@ -34,8 +34,8 @@ var ours = []struct {
 	{"runtime", []string{"", "internal/digest", "internal/wasmbin"}, "runs one function; knows no peers and no routes"},
 	{"edgeproxy", []string{"", "placement"}, "from a client's socket to a response; peers are behind its interfaces"},
 	{"node", []string{"", "configs", "gossip", "placement", "runtime", "edgeproxy", "internal/bundle", "internal/digest", "internal/identity", "internal/peerlink", "internal/record"}, "wires one machine"},
-	{"internal/testcluster", []string{"", "node", "internal/wan", "internal/bundle"}, "test only: several nodes in one process"},
-	{"cmd/perigee", []string{"", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/wan", "edgeproxy"}, "the CLI: asks nodes, signs records"},
+	{"internal/fleet", []string{"", "node", "internal/wan", "internal/record", "internal/bundle"}, "several nodes in one process, for `perigee dev` and tests"},
+	{"cmd/perigee", []string{"", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/fleet", "edgeproxy"}, "the CLI: asks nodes, signs records"},
 }
 
 // homes gives each third-party module the only packages of ours that may import it.
@@ -54,7 +54,7 @@ var homes = map[string][]string{
 	"golang.org/x/term":                   {"cmd/perigee"},
 	"golang.org/x/sys":                    {"runtime", "internal/peerlink", "cmd/perigee", "node"},
 	"golang.org/x/time":                   {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node"},
-	"golang.org/x/sync":                   {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node", "cmd/perigee", "internal/testcluster"},
+	"golang.org/x/sync":                   {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node", "cmd/perigee", "internal/fleet"},
 	"github.com/prometheus/client_golang": {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node"},
 }
 

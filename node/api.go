@@ -1,0 +1,129 @@
+package node
+
+import (
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/placement"
+)
+
+// The administration API: JSON over the admin socket and over the mesh port (ALPN
+// perigee-admin/1). Reads need a key that the cluster knows, or the socket. Every change is a signed
+// record, so the API adds no authority of its own.
+//
+//	GET  /v1/status               Status
+//	GET  /v1/nodes                []NodeStatus
+//	GET  /v1/functions            []FunctionStatus
+//	GET  /v1/functions/{name}     FunctionStatus; 404 with the name's heads when it is free
+//	GET  /v1/regions              []perigee.RegionInfo
+//	GET  /v1/tokens               []TokenStatus
+//	POST /v1/plan                 a manifest (JSON) -> placement.Plan against the live cluster
+//	POST /v1/records              record frames -> Ack
+//	POST /v1/deploy               two record frames, then the bundle -> lines of DeployEvent
+//	ANY  /v1/invoke/{name}/…      the function's own response; the path goes on as it is
+//	POST /v1/drain                stop taking traffic (socket and operators)
+//
+// A record frame is a big-endian uint32 length and that many bytes. Errors are {"error": "…"}.
+
+// Status is a node's picture of itself and of its cluster.
+type Status struct {
+	Node      perigee.NodeID    `json:"node"`
+	Region    perigee.Region    `json:"region"`
+	Cluster   perigee.ClusterID `json:"cluster"`
+	Domain    string            `json:"domain"`
+	Version   string            `json:"version"`
+	Ready     bool              `json:"ready"`
+	Why       string            `json:"why,omitempty"` // why it is not ready
+	Nodes     int               `json:"nodes"`         // members known, this one included
+	Alive     int               `json:"alive"`
+	Signers   int               `json:"signers"`
+	Functions int               `json:"functions"`
+	State     perigee.Digest    `json:"state"` // digest of all records; equal on nodes that hold the same
+	Agree     int               `json:"agree"` // alive nodes with the same digest, this one included
+	Genesis   perigee.Digest    `json:"genesis"`
+	Record    []byte            `json:"genesis_record"`
+	Now       record.HLC        `json:"now"` // what a record signed now should carry
+	Addrs     []string          `json:"addrs"`
+}
+
+// NodeStatus is one member as this node sees it.
+type NodeStatus struct {
+	perigee.Peer
+	Self bool             `json:"self,omitempty"`
+	RTT  perigee.Duration `json:"rtt,omitempty"` // measured; 0 = not connected
+}
+
+// FunctionStatus is a function, where it should be, and where it is.
+type FunctionStatus struct {
+	*perigee.Function
+	Heads   []perigee.Digest `json:"heads"` // what a new pointer record must name as its parents
+	Plan    placement.Plan   `json:"plan"`
+	Holders []Holder         `json:"holders"`
+	URLs    []string         `json:"urls"`
+}
+
+// Holder is a node that the plan names or that has the live revision.
+type Holder struct {
+	Node    perigee.NodeID    `json:"node"`
+	Region  perigee.Region    `json:"region"`
+	State   perigee.NodeState `json:"state"`
+	Planned bool              `json:"planned"`
+	Wanted  perigee.Warmth    `json:"wanted"` // by the plan: Warm, Held for one that need not keep it loaded, or Absent
+	Warmth  perigee.Warmth    `json:"warmth"`
+}
+
+// Ready reports whether every planned holder that is alive is as warm as the plan wants it, and there
+// is at least one.
+func (s *FunctionStatus) Ready() bool {
+	n := 0
+	for _, h := range s.Holders {
+		if h.Planned && h.State == perigee.NodeAlive {
+			if h.Warmth < h.Wanted {
+				return false
+			}
+			n++
+		}
+	}
+	return n > 0
+}
+
+// TokenStatus is a token as the cluster knows it; the secret half is not in it.
+type TokenStatus struct {
+	ID       perigee.KeyID    `json:"id"`
+	Kind     record.TokenKind `json:"kind"`
+	Region   perigee.Region   `json:"region,omitempty"`
+	Signer   perigee.NodeID   `json:"signer"`
+	Expires  time.Time        `json:"expires"`
+	Redeemed string           `json:"redeemed,omitempty"` // by which node or key
+	Revoked  bool             `json:"revoked,omitempty"`
+}
+
+// DeployEvent is one line of the answer to a deploy. The last line has Done or Error.
+type DeployEvent struct {
+	Step     string             `json:"step,omitempty"` // one of the constants below
+	Node     perigee.NodeID     `json:"node,omitempty"`
+	Detail   string             `json:"detail,omitempty"`
+	Revision perigee.RevisionID `json:"revision,omitempty"`
+	Stored   []perigee.NodeID   `json:"stored,omitempty"` // nodes with the records on disk
+	Done     bool               `json:"done,omitempty"`
+	Error    string             `json:"error,omitempty"`
+}
+
+// The steps of a deploy.
+const (
+	StepAdmitted = "admitted" // Node has stored, checked and loaded it
+	StepCopied   = "copied"   // and so has this second Node
+	StepWaiting  = "waiting"  // Node can't take it now, for the reason in Detail
+	StepRecorded = "recorded" // it is live
+)
+
+// Ack says which nodes have the records on disk, this one first.
+type Ack struct {
+	Stored []perigee.NodeID `json:"stored"`
+}
+
+type apiError struct {
+	Error string           `json:"error"`
+	Heads []perigee.Digest `json:"heads,omitempty"` // of a name that is free
+}

@@ -1,0 +1,159 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/bundle"
+	"github.com/perigee-edge/perigee/placement"
+)
+
+// bundleHandler serves bundles to peers and takes those of deploys, on the control connection. All
+// but the first begin with the record frame of the revision:
+//
+//	GET  /bundles/{function}/{revision}   the archive, if the asking node may hold it
+//	POST /bundles/offer                   would this node take it? -> "send", or "have": its bytes are here
+//	POST /bundles                         and the archive, unless it is here: store, admit, load
+//	POST /bundles/fetch/{node}            fetch it from that node, admit, load
+//
+// Both sides apply the hard rules: a node outside a function's residency neither asks nor is served.
+func (d *deployer) bundleHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /bundles/{function}/{revision}", d.serveBundle)
+	mux.HandleFunc("POST /bundles/offer", d.serveOffer)
+	mux.HandleFunc("POST /bundles", d.serveTake)
+	mux.HandleFunc("POST /bundles/fetch/{node}", d.serveFetch)
+	return mux
+}
+
+// the answers to an offer
+const (
+	offerSend = "send"
+	offerHave = "have"
+)
+
+const (
+	stallTime = 30 * time.Second // that a sender of a body may pause
+	serveTime = 10 * time.Minute // to send one bundle
+)
+
+func (d *deployer) serveBundle(w http.ResponseWriter, r *http.Request) {
+	peer, ok := peerOf(r)
+	if !ok {
+		http.Error(w, "only nodes may fetch bundles", http.StatusForbidden)
+		return
+	}
+	rev := d.revisionOf(r.PathValue("function"), perigee.RevisionID(r.PathValue("revision")))
+	if rev == nil {
+		http.Error(w, "no such revision here", http.StatusNotFound)
+		return
+	}
+	if rule, ok := placement.Allowed(&rev.Manifest.Placement, peer, d.gossip.View().Desired.Regions); !ok {
+		http.Error(w, fmt.Sprintf("%s in %s may not hold it: %s", peer.ID, peer.Region, rule), http.StatusForbidden)
+		return
+	}
+	body, size, err := d.store.Open(rev.Bundle)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	defer body.Close()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(serveTime)) // a mesh stream has one
+	w.Header().Set("Content-Length", fmt.Sprint(size))
+	// A blob that turns out to be damaged lacks its last bytes, and the stream is reset.
+	if _, err := io.Copy(w, body); errors.Is(err, bundle.ErrCorrupt) {
+		d.log.Warn("serve a bundle", "function", rev.Manifest.Name, "peer", peer.ID, "err", err)
+	}
+}
+
+// revisionOf finds a revision that is recorded, or one whose deploy is under way here.
+func (d *deployer) revisionOf(function string, id perigee.RevisionID) *perigee.Revision {
+	if rev := d.rep.expected(id); rev != nil && rev.Manifest.Name == function {
+		return rev
+	}
+	if rev, _, ok := d.gossip.RevisionByID(function, id); ok {
+		return rev
+	}
+	return nil
+}
+
+func (d *deployer) serveOffer(w http.ResponseWriter, r *http.Request) {
+	fn, _, ok := d.arriving(w, r)
+	if !ok {
+		return
+	}
+	answer := offerSend
+	if d.store.Has(fn.Live.Bundle) {
+		answer = offerHave
+	}
+	io.WriteString(w, answer)
+}
+
+func (d *deployer) serveTake(w http.ResponseWriter, r *http.Request) {
+	if fn, archive, ok := d.arriving(w, r); ok {
+		done(w, d.take(r.Context(), fn, archive))
+	}
+}
+
+func (d *deployer) serveFetch(w http.ResponseWriter, r *http.Request) {
+	from := perigee.NodeID(r.PathValue("node"))
+	if from == d.self || perigee.CheckLabel(string(from)) != nil {
+		http.Error(w, "fetch from another node", http.StatusBadRequest)
+		return
+	}
+	if fn, _, ok := d.arriving(w, r); ok {
+		done(w, d.copyFrom(r.Context(), fn, from))
+	}
+}
+
+// arriving reads the frame that a request begins with. It returns the rest of the body, or answers
+// why this node does not take it.
+func (d *deployer) arriving(w http.ResponseWriter, r *http.Request) (*perigee.Function, io.Reader, bool) {
+	body := newPaced(w, r, time.Now().Add(deployTimeout))
+	frame, err := readFrame(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return nil, nil, false
+	}
+	fn, err := d.eligible(r.Context(), frame)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+		return nil, nil, false
+	}
+	return fn, body, true
+}
+
+func done(w http.ResponseWriter, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// paced is the body of a request whose sender must keep sending: each Read waits for stallTime at
+// most, and all of them until end.
+type paced struct {
+	body io.Reader
+	conn *http.ResponseController
+	end  time.Time
+}
+
+func newPaced(w http.ResponseWriter, r *http.Request, end time.Time) *paced {
+	return &paced{r.Body, http.NewResponseController(w), end}
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	deadline := time.Now().Add(stallTime)
+	if deadline.After(p.end) {
+		deadline = p.end
+	}
+	_ = p.conn.SetReadDeadline(deadline) // where it can't be set, the connection's own limits hold
+	n, err := p.body.Read(b)
+	_ = p.conn.SetReadDeadline(time.Time{}) // one that stays would end the request later
+	return n, err
+}

@@ -1,0 +1,220 @@
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/placement"
+)
+
+// Client asks a node's administration API. It is safe for concurrent use.
+type Client struct {
+	rt   http.RoundTripper
+	name string // for error texts
+}
+
+// NewClient returns a client that sends its requests through rt; name says to whom, for error texts.
+func NewClient(rt http.RoundTripper, name string) *Client { return &Client{rt: rt, name: name} }
+
+// NewSocketClient returns a client of the node that serves the admin socket at path.
+func NewSocketClient(path string) *Client {
+	return NewClient(&http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, path) },
+		DisableKeepAlives: true, // a connection costs little, and a client has no end at which to close it
+	}, path)
+}
+
+// ErrNotFound is returned for a function that does not exist.
+var ErrNotFound = errors.New("no such function")
+
+// Status returns the node's status.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.get(ctx, "/v1/status", &s)
+}
+
+// Nodes lists the members.
+func (c *Client) Nodes(ctx context.Context) (s []NodeStatus, err error) {
+	return s, c.get(ctx, "/v1/nodes", &s)
+}
+
+// Functions lists the functions.
+func (c *Client) Functions(ctx context.Context) (s []FunctionStatus, err error) {
+	return s, c.get(ctx, "/v1/functions", &s)
+}
+
+// Regions lists the catalogue.
+func (c *Client) Regions(ctx context.Context) (s []perigee.RegionInfo, err error) {
+	return s, c.get(ctx, "/v1/regions", &s)
+}
+
+// Tokens lists the tokens.
+func (c *Client) Tokens(ctx context.Context) (s []TokenStatus, err error) {
+	return s, c.get(ctx, "/v1/tokens", &s)
+}
+
+// Function returns one function. For a name that is free the error is ErrNotFound, and heads has
+// the records that a first deploy must name as parents: those of an earlier removal.
+func (c *Client) Function(ctx context.Context, name string) (s *FunctionStatus, heads []perigee.Digest, err error) {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/functions/"+url.PathEscape(name), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound {
+		var e apiError
+		if err := json.NewDecoder(resp.Body).Decode(&e); err != nil {
+			return nil, nil, fmt.Errorf("ask %s for function %s: %w", c.name, name, err)
+		}
+		return nil, e.Heads, fmt.Errorf("%w: %s: `perigee ls` lists the ones there are", ErrNotFound, name)
+	}
+	s = new(FunctionStatus)
+	if err := c.decode(resp, s); err != nil {
+		return nil, nil, err
+	}
+	return s, s.Heads, nil
+}
+
+// Plan asks where a function with this manifest would run.
+func (c *Client) Plan(ctx context.Context, m *perigee.Manifest) (p placement.Plan, err error) {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return p, err
+	}
+	return p, c.post(ctx, "/v1/plan", bytes.NewReader(b), &p)
+}
+
+// Submit hands signed records to the cluster.
+func (c *Client) Submit(ctx context.Context, records ...[]byte) (a Ack, err error) {
+	var body bytes.Buffer
+	for _, r := range records {
+		if err := writeFrame(&body, r); err != nil {
+			return a, err
+		}
+	}
+	return a, c.post(ctx, "/v1/records", &body, &a)
+}
+
+// maxLine bounds one line of a deploy's answer.
+const maxLine = 1 << 20
+
+// Deploy sends a revision, the pointer that makes it live, and its bundle. Each step is reported to
+// progress, which may be nil; the last event is returned.
+func (c *Client) Deploy(ctx context.Context, revision, pointer []byte, bundle io.Reader, progress func(DeployEvent)) (DeployEvent, error) {
+	var head bytes.Buffer
+	for _, r := range [][]byte{revision, pointer} {
+		if err := writeFrame(&head, r); err != nil {
+			return DeployEvent{}, err
+		}
+	}
+	resp, err := c.do(ctx, http.MethodPost, "/v1/deploy", io.MultiReader(&head, bundle))
+	if err != nil {
+		return DeployEvent{}, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return DeployEvent{}, c.failure(resp)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		var e DeployEvent
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return e, fmt.Errorf("deploy through %s: read its answer: %w", c.name, err)
+		}
+		switch {
+		case e.Error != "":
+			return e, errors.New(e.Error)
+		case e.Done:
+			return e, nil
+		case progress != nil:
+			progress(e)
+		}
+	}
+	err = lines.Err()
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return DeployEvent{}, fmt.Errorf("deploy through %s: the answer ended early: %w; run the deploy again: it continues where this one stopped", c.name, err)
+}
+
+// Invoke sends a request to a function through the node, without DNS or a public certificate. The
+// path and query of r are those within the function's first route.
+func (c *Client) Invoke(ctx context.Context, name string, r *http.Request) (*http.Response, error) {
+	out := r.Clone(ctx)
+	out.URL.Scheme, out.URL.Host, out.RequestURI = "http", "perigee", ""
+	if err := setPath(out.URL, invokePath+url.PathEscape(name)+"/"+strings.TrimPrefix(r.URL.EscapedPath(), "/")); err != nil {
+		return nil, fmt.Errorf("invoke %s: %w", name, err)
+	}
+	resp, err := c.rt.RoundTrip(out)
+	if err != nil {
+		return nil, fmt.Errorf("invoke %s through %s: %w", name, c.name, err)
+	}
+	return resp, nil
+}
+
+// Drain asks the node to stop taking traffic; it keeps running.
+func (c *Client) Drain(ctx context.Context) error {
+	return c.post(ctx, "/v1/drain", nil, nil)
+}
+
+func (c *Client) get(ctx context.Context, path string, out any) error {
+	resp, err := c.do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return c.decode(resp, out)
+}
+
+func (c *Client) post(ctx context.Context, path string, body io.Reader, out any) error {
+	resp, err := c.do(ctx, http.MethodPost, path, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil && resp.StatusCode < 300 {
+		return nil
+	}
+	return c.decode(resp, out)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://perigee"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.rt.RoundTrip(r)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", c.name, err)
+	}
+	return resp, nil
+}
+
+func (c *Client) decode(resp *http.Response, out any) error {
+	if resp.StatusCode != http.StatusOK {
+		return c.failure(resp)
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("ask %s: read its answer: %w", c.name, err)
+	}
+	return nil
+}
+
+func (c *Client) failure(resp *http.Response) error {
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	var e apiError
+	if json.Unmarshal(b, &e) == nil && e.Error != "" {
+		return errors.New(e.Error)
+	}
+	return fmt.Errorf("ask %s: %s: %s", c.name, resp.Status, strings.TrimSpace(string(b)))
+}

@@ -1,0 +1,71 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+)
+
+// Config says what a node is and where it listens. Zero values mean the defaults named. It is not
+// changed after New.
+type Config struct {
+	Dir       Dir    // data directory, made by Found or Join; required
+	Listen    string // UDP address of the mesh; default "0.0.0.0:7443"
+	Advertise string // "IP:PORT" or ":PORT" where peers reach the mesh port; default: as it was at the join, else detected
+
+	HTTPS string // TCP address for clients; "" = off
+	HTTP  string // plain TCP address, for load balancers and loopback; "" = off
+	Admin string // TCP address of /livez, /readyz and /metrics; "" = off
+
+	AdminSocket string   // path; default <Dir>/admin.sock
+	CodeDir     string   // compiled code; default <Dir>/code. Nodes of one process may share it
+	Admit       []string // command of the admission child, argv; default: this program with the argument "admit"
+
+	MemoryBudget perigee.Bytes // of all guests together; default: half of the machine
+	MaxResponse  perigee.Bytes // of one response; default: runtime's
+	DrainTimeout time.Duration // for running requests at a stop; default 30 s
+	Receipt      string        // for functions that name none: "full", "region" (default) or "off"
+
+	Socket  net.PacketConn // mesh socket made by the caller instead of Listen; the node closes it, also when New fails
+	OnHTTPS net.Listener   // listener made by the caller instead of HTTPS; likewise
+	OnHTTP  net.Listener   // listener made by the caller instead of HTTP; likewise
+
+	Logger *slog.Logger // nil = slog.Default()
+}
+
+const (
+	defaultListen = "0.0.0.0:7443"
+	defaultDrain  = 30 * time.Second
+)
+
+func (c Config) fill() (Config, error) {
+	if c.Dir == "" {
+		return c, errors.New("node: Dir is empty: name the data directory")
+	}
+	if c.DrainTimeout < 0 {
+		return c, fmt.Errorf("node: DrainTimeout is %v: want 0 or more", c.DrainTimeout)
+	}
+	if c.Listen == "" {
+		c.Listen = defaultListen
+	}
+	if c.AdminSocket == "" {
+		c.AdminSocket = SocketPath(c.Dir.Socket())
+	}
+	if c.CodeDir == "" {
+		c.CodeDir = c.Dir.path("code")
+	}
+	if c.MemoryBudget == 0 {
+		c.MemoryBudget = machineMemory() / 2 // 0 where it can't be told: runtime's default
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = defaultDrain
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c, nil
+}

@@ -1,0 +1,178 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/perigee-edge/perigee/internal/digest"
+)
+
+// ListenMesh opens the mesh's UDP socket.
+func ListenMesh(addr string) (net.PacketConn, error) {
+	c, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on udp %s (listen in node.toml): %w", addr, hint(err))
+	}
+	return c, nil
+}
+
+// listen opens what the node listens on, so that a taken port is said before anything runs.
+func (n *Node) listen() (err error) {
+	if n.cfg.Socket == nil {
+		if n.cfg.Socket, err = ListenMesh(n.cfg.Listen); err != nil {
+			return err
+		}
+	}
+	if n.admin, err = listenSocket(n.cfg.AdminSocket); err != nil {
+		return err
+	}
+	for _, l := range []struct {
+		addr string
+		on   *net.Listener
+		key  string
+	}{{n.cfg.Admin, &n.health, "admin_http"}, {n.cfg.HTTPS, &n.cfg.OnHTTPS, "https"}, {n.cfg.HTTP, &n.cfg.OnHTTP, "http"}} {
+		if l.addr == "" || *l.on != nil {
+			continue
+		}
+		if *l.on, err = net.Listen("tcp", l.addr); err != nil {
+			return fmt.Errorf("listen on %s (%s in node.toml): %w", l.addr, l.key, hint(err))
+		}
+	}
+	return nil
+}
+
+// hint adds what to do to the errors that a first start meets most.
+func hint(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w: another program has this port; `ss -lntup` shows which; stop it or set another port in node.toml", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: ports below 1024 need the right CAP_NET_BIND_SERVICE (the systemd unit gives it); or set a higher port in node.toml", err)
+	}
+	return err
+}
+
+// listenSocket makes the admin socket, for this user only. A socket that nobody answers is left
+// over from a crash and replaced; any other file is left alone.
+func listenSocket(path string) (net.Listener, error) {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("admin socket: %w", err)
+	case info.Mode().Type() != fs.ModeSocket:
+		return nil, fmt.Errorf("admin socket %s: a file that is no socket is there: remove it, or set another admin_socket in node.toml", path)
+	default:
+		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("admin socket %s: another program answers there: stop it, or set another admin_socket in node.toml", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("admin socket: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	return l, nil
+}
+
+// socketPathLimit is the longest path of a unix socket that all systems take.
+const socketPathLimit = 100
+
+// SocketPath returns path, or, where it is too long for a unix socket, a short one in the system's
+// directory for temporary files that follows from it.
+func SocketPath(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil || len(abs) <= socketPathLimit {
+		return path
+	}
+	name := digest.Sum([]byte(abs))
+	return filepath.Join(os.TempDir(), "perigee-"+hex.EncodeToString(name[:6])+".sock")
+}
+
+// dialSocket connects to an admin socket. In a directory where everybody may write, somebody else
+// could wait for what this user has to say.
+func dialSocket(ctx context.Context, path string) (net.Conn, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() != 0 && int(st.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("admin socket %s belongs to user %d: run this as that user or as root", path, st.Uid)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", path)
+}
+
+const (
+	headTime = 10 * time.Second // for the head of a request
+	stopTime = 2 * time.Second  // for handlers to end after their requests were canceled
+	maxHead  = 64 << 10
+)
+
+// serve runs an HTTP server on l until ctx ends. Requests end with ctx; it returns when their
+// handlers have.
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	var running sync.WaitGroup
+	var mu sync.Mutex // guards ended, so that running is not waited for before it is added to
+	ended := false
+	enter := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended {
+			running.Add(1)
+		}
+		return !ended
+	}
+	s := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !enter() {
+				http.Error(w, "the node is stopping", http.StatusServiceUnavailable)
+				return
+			}
+			defer running.Done()
+			h.ServeHTTP(w, r)
+		}),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: headTime,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    maxHead,
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		last, cancel := context.WithTimeout(context.Background(), stopTime)
+		defer cancel()
+		if s.Shutdown(last) != nil {
+			s.Close() // ends reads and writes that wait for a client
+		}
+	})
+	err := s.Serve(l)
+	if stop() { // the listener failed
+		s.Close()
+	} else {
+		<-stopped
+		err = nil
+	}
+	mu.Lock()
+	ended = true
+	mu.Unlock()
+	running.Wait()
+	return err
+}

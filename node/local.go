@@ -1,0 +1,65 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy"
+	"github.com/perigee-edge/perigee/runtime"
+)
+
+// local is this node's runtime as edgeproxy sees it.
+type local struct{ n *Node }
+
+// Invoke runs the revision here. A live one that is not loaded is brought here first: the node holds
+// it without keeping it warm, or no node that has it could serve. Any other is "not here".
+func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.RevisionID, w http.ResponseWriter, r *http.Request) (edgeproxy.Result, error) {
+	res := edgeproxy.Result{Start: edgeproxy.StartWarm}
+	h := l.n.rep.have(rev)
+	if h == nil || h.warmth < perigee.Warm {
+		if fn.Live.ID != rev {
+			return res, l.notHere(nil)
+		}
+		if err := l.n.rep.demand(ctx, fn.Live); err != nil {
+			return res, l.notHere(err)
+		}
+		if h = l.n.rep.have(rev); h == nil {
+			return res, l.notHere(nil)
+		}
+		res.Start = edgeproxy.StartCold
+	}
+	h.used.Store(time.Now().UnixNano())
+	if rep, ok := w.(edgeproxy.Reporter); ok {
+		rep.Report(res)
+	}
+	_, err := l.n.runtime.Invoke(ctx, rev, w, r, h.files)
+	return res, l.refused(rev, err)
+}
+
+func (l local) notHere(err error) error {
+	return &perigee.HopError{Node: l.n.ID(), Code: perigee.RefusedNotHere, Err: err}
+}
+
+// refused translates the runtime's errors into the words of the request path.
+func (l local) refused(rev perigee.RevisionID, err error) error {
+	var guest *runtime.GuestError
+	switch {
+	case errors.Is(err, runtime.ErrNotLoaded):
+		return l.notHere(nil)
+	case errors.Is(err, runtime.ErrOverloaded):
+		load := l.Load(rev)
+		return &perigee.HopError{Node: l.n.ID(), Code: perigee.RefusedOverloaded, Load: &load}
+	case errors.As(err, &guest):
+		return &edgeproxy.GuestError{Kind: edgeproxy.Fault(guest.Kind), Detail: guest.Detail}
+	}
+	return err
+}
+
+// Load returns the load of a revision here.
+func (l local) Load(rev perigee.RevisionID) perigee.Load {
+	load, _ := l.n.runtime.Stats(rev)
+	return load
+}

@@ -1,0 +1,255 @@
+// Package node is one machine of the fleet: it wires the parts together, starts and stops them in
+// order, takes deploys, replicates bundles, lets other machines join and answers administration.
+//
+// It does not serve a client's request itself (edgeproxy does), decide where anything runs
+// (placement does) or keep the cluster's state (gossip does). Nodes are ordinary values: several
+// can run in one process. New starts nothing; Run owns every goroutine and returns when all have
+// ended.
+//
+// Control paths on the mesh, beside those of gossip: /bundles… (bundles.go), /reach (reach.go),
+// /web/sign (websign.go). The join protocol is in joinwire.go, the administration API in api.go, the
+// data directory in dir.go.
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy"
+	"github.com/perigee-edge/perigee/gossip"
+	"github.com/perigee-edge/perigee/internal/bundle"
+	"github.com/perigee-edge/perigee/internal/digest"
+	"github.com/perigee-edge/perigee/internal/peerlink"
+	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/runtime"
+)
+
+// ErrRemoved is returned by New and Run when an operator has removed this node from the cluster.
+var ErrRemoved = errors.New("this node was removed from the cluster: delete its data directory, or join again as another node")
+
+// Node is one machine. Make it with New, then call Run once, or Close.
+type Node struct {
+	cfg      Config
+	log      *slog.Logger
+	m        *membership
+	registry *prometheus.Registry
+	seeds    seedFile
+
+	link     *peerlink.Link
+	gossip   *gossip.Gossip
+	runtime  *runtime.Runtime
+	proxy    *edgeproxy.Proxy
+	plans    *plans
+	rep      *replicator
+	deployer *deployer
+	renewer  *renewer
+
+	admin     net.Listener // unix socket
+	health    net.Listener // nil = off
+	readiness readiness
+
+	ran    atomic.Bool
+	closed sync.Once
+	unlock func() // of the data directory
+}
+
+// New opens the data directory and the sockets, and wires the parts. Nothing runs yet.
+func New(cfg Config) (_ *Node, err error) {
+	n := &Node{cfg: cfg, registry: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	if n.cfg, err = cfg.fill(); err != nil {
+		return nil, err
+	}
+	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if n.unlock, err = lock(n.cfg.Dir.path(fileLock)); err != nil {
+		return nil, err
+	}
+	if n.m, n.seeds, err = n.cfg.Dir.load(); err != nil {
+		return nil, err
+	}
+	n.log = n.cfg.Logger.With("node", n.ID())
+	if err := n.listen(); err != nil {
+		return nil, err
+	}
+	if err := n.wire(); err != nil {
+		return nil, err
+	}
+	if n.View().Desired.Revoked[n.ID()] {
+		return nil, ErrRemoved
+	}
+	return n, nil
+}
+
+// wire makes the parts and connects them: arrows point from the part that asks to the part asked.
+// Parts that need one another find it through n, since nothing runs before all are there.
+func (n *Node) wire() error {
+	store, err := bundle.OpenStore(n.cfg.Dir.path("bundles"))
+	if err != nil {
+		return err
+	}
+	n.runtime, err = runtime.New(runtime.Config{
+		Dir: n.cfg.CodeDir, Admit: n.cfg.Admit, MemoryBudget: n.cfg.MemoryBudget, MaxResponse: n.cfg.MaxResponse,
+		Logger: n.log, Metrics: runtime.NewMetrics(n.registry),
+	})
+	if err != nil {
+		return err
+	}
+	metrics := newMetrics(n.registry, n.m.identity.Expires)
+	control := http.NewServeMux()
+	join := newJoinServer(n.m, metrics, n.log)
+	if err := n.wireMesh(control, join); err != nil {
+		return err
+	}
+	join.gossip, join.reach = n.gossip, newReacher(n)
+	n.plans = &plans{}
+	n.rep = newReplicator(n, store, metrics)
+	n.deployer = newDeployer(n, store, metrics)
+	n.renewer = &renewer{dir: n.cfg.Dir, m: n.m, join: join, gossip: n.gossip, seeds: n.seeds.addrs(), log: n.log}
+	web := newWebSigner(n)
+	control.Handle("/gossip/", n.gossip.Handler())
+	control.Handle("/bundles", n.deployer.bundleHandler())
+	control.Handle("/bundles/", n.deployer.bundleHandler())
+	control.Handle("POST /reach", join.reach.handler())
+	control.Handle("POST /web/sign", web.handler())
+	return n.wireFront(web)
+}
+
+// wireMesh makes the link and gossip, which rest on each other.
+func (n *Node) wireMesh(control http.Handler, join *joinServer) error {
+	advertise, err := n.advertise()
+	if err != nil {
+		return err
+	}
+	// Derived from the key, it lets peers notice at once that a node which died is back.
+	reset := [32]byte(digest.Sum(append([]byte("perigee stateless reset v1\x00"), n.m.identity.Key().Seed()...)))
+	n.link, err = peerlink.New(peerlink.Config{
+		Socket: n.cfg.Socket, Identity: n.m.identity, Allow: n.allow, Addr: n.addr,
+		Hops:    http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.proxy.HopHandler().ServeHTTP(w, r) }),
+		Control: control, Join: join.handler(), Admin: n.meshAdmin(),
+		StatelessResetKey: &reset, Logger: n.log, Metrics: peerlink.NewMetrics(n.registry),
+	})
+	if err != nil {
+		return err
+	}
+	n.gossip, err = gossip.New(gossip.Config{
+		Identity: n.m.identity, Genesis: n.m.genesisRecord, Dir: n.cfg.Dir.path("state"), Mesh: mesh{n.link},
+		GossipKey: n.m.gossipKey, Advertise: advertise, Seeds: n.seeds.addrPorts,
+		Row:           perigee.Row{Version: perigee.Version, HTTPS: n.HTTPSAddr()},
+		CheckManifest: func(m *perigee.Manifest) error { return bundle.CheckManifest(m, nil) },
+		Peer:          peerOf, Logger: n.log, Metrics: gossip.NewMetrics(n.registry),
+	})
+	if errors.Is(err, gossip.ErrForeign) {
+		return fmt.Errorf("data directory %s: %w: its folder state/ does not belong with its certificate; restore both from one backup, or start with an empty directory", n.cfg.Dir, err)
+	}
+	return err
+}
+
+func (n *Node) wireFront(web *webSigner) error {
+	webRoot, err := x509.ParseCertificate(n.m.genesis.WebRoot)
+	if err != nil {
+		return fmt.Errorf("the cluster's web CA: %w", err)
+	}
+	me := n.Claims()
+	n.proxy, err = edgeproxy.New(edgeproxy.Config{
+		Self: me.ID, Region: me.Region, View: n.View, Local: local{n}, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, Peer: peerOf,
+		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
+		Receipt: n.cfg.Receipt, Logger: n.log, Metrics: edgeproxy.NewMetrics(n.registry),
+	})
+	return err
+}
+
+func peerOf(r *http.Request) (perigee.NodeClaims, bool) { return peerlink.PeerFrom(r.Context()) }
+
+// allow refuses connections with nodes that were removed.
+func (n *Node) allow(c perigee.NodeClaims) error {
+	if n.View().Desired.Revoked[c.ID] {
+		return fmt.Errorf("node %s was removed from the cluster", c.ID)
+	}
+	return nil
+}
+
+func (n *Node) addr(id perigee.NodeID) (netip.AddrPort, bool) {
+	p := n.View().Observed.Nodes[id]
+	if p == nil {
+		return netip.AddrPort{}, false
+	}
+	return p.Addr, true
+}
+
+// View returns what this node believes now.
+func (n *Node) View() *perigee.View { return n.gossip.View() }
+
+// ID returns the node's name.
+func (n *Node) ID() perigee.NodeID { return n.m.identity.Claims().ID }
+
+// Claims returns what the node's certificate says.
+func (n *Node) Claims() perigee.NodeClaims { return n.m.identity.Claims() }
+
+// Handler returns the node's gateway: what its HTTPS listener serves.
+func (n *Node) Handler() http.Handler { return n.proxy }
+
+// Client returns a client of this node's admin socket. It works while the node runs.
+func (n *Node) Client() *Client { return NewSocketClient(n.cfg.AdminSocket) }
+
+// Genesis returns the cluster's first record, decoded and as it is signed.
+func (n *Node) Genesis() (*record.Genesis, []byte) { return n.m.genesis, n.m.genesisRecord }
+
+// HTTPSAddr returns where the node serves HTTPS; "" = nowhere.
+func (n *Node) HTTPSAddr() string {
+	if n.cfg.OnHTTPS == nil {
+		return ""
+	}
+	return n.cfg.OnHTTPS.Addr().String()
+}
+
+// Close lets go of what New opened. It is for nodes that are not run: Run does it at its end. It may
+// be called more than once.
+func (n *Node) Close() {
+	n.closed.Do(func() {
+		if n.rep != nil {
+			n.rep.stop()
+		}
+		if n.runtime != nil {
+			n.closeRuntime()
+		}
+		for _, l := range []net.Listener{n.admin, n.health, n.cfg.OnHTTPS, n.cfg.OnHTTP} {
+			if l != nil {
+				l.Close()
+			}
+		}
+		if n.cfg.Socket != nil {
+			n.cfg.Socket.Close()
+		}
+		if n.unlock != nil {
+			n.unlock()
+		}
+	})
+}
+
+// closeTime is for guests that still run when everything else has stopped.
+const closeTime = 5 * time.Second
+
+func (n *Node) closeRuntime() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	if err := n.runtime.Close(ctx); err != nil {
+		n.log.Warn("close the runtime", "err", err)
+	}
+}

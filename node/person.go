@@ -1,0 +1,212 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/identity"
+	"github.com/perigee-edge/perigee/internal/peerlink"
+	"github.com/perigee-edge/perigee/internal/record"
+)
+
+// dialTime is how long one node is given to answer.
+const dialTime = 4 * time.Second
+
+// Person acts on a cluster with a key: it signs records, which never leaves the person's side, and
+// hands them to a node. It is safe for concurrent use.
+type Person struct {
+	*Client
+	Key     ed25519.PrivateKey
+	Cluster perigee.ClusterID
+	Genesis perigee.Digest
+}
+
+// NewPerson returns somebody who acts through c; genesis is the cluster's first record.
+func NewPerson(c *Client, key ed25519.PrivateKey, genesis []byte) (*Person, error) {
+	g, digest, err := openGenesis(genesis)
+	if err != nil {
+		return nil, err
+	}
+	return &Person{Client: c, Key: key, Cluster: g.Cluster, Genesis: digest}, nil
+}
+
+// Dial connects to one of a cluster's nodes over the mesh port, with a person's key. Each address is
+// given a few seconds; the first that answers is used until close is called.
+func Dial(ctx context.Context, addrs []string, key ed25519.PrivateKey, genesis []byte) (p *Person, close func(), err error) {
+	g, digest, err := openGenesis(genesis)
+	if err != nil {
+		return nil, nil, err
+	}
+	root, err := x509.ParseCertificate(g.Root)
+	if err != nil {
+		return nil, nil, err
+	}
+	conf, err := identity.PersonClientTLS(peerlink.ALPNAdmin, key, root, g.Cluster)
+	if err != nil {
+		return nil, nil, err
+	}
+	errs := []error{fmt.Errorf("no node of cluster %s answers", g.Cluster)}
+	for _, addr := range addrs {
+		dctx, cancel := context.WithTimeout(ctx, dialTime)
+		c, err := peerlink.Dial(dctx, addr, conf)
+		cancel()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", addr, err))
+			continue
+		}
+		return &Person{Client: NewClient(c, addr), Key: key, Cluster: g.Cluster, Genesis: digest}, func() { c.Close() }, nil
+	}
+	return nil, nil, errors.Join(errs...)
+}
+
+// TokenSpec says what a token makes of its bearer.
+type TokenSpec struct {
+	Kind   record.TokenKind
+	TTL    time.Duration // 0 = one hour
+	Region perigee.Region
+	Zone   string
+	Labels map[string]string
+	Roles  []perigee.Role
+	Scope  record.Scope
+}
+
+const (
+	defaultTTL = time.Hour
+	maxTTL     = 30 * 24 * time.Hour
+)
+
+// CreateToken makes a token, tells the cluster its public half, and returns the whole.
+func (p *Person) CreateToken(ctx context.Context, spec TokenSpec) (t identity.Token, err error) {
+	if spec.TTL == 0 {
+		spec.TTL = defaultTTL
+	}
+	if spec.TTL < time.Second || spec.TTL > maxTTL {
+		return t, fmt.Errorf("create token: life of %v: use between 1s and %v", spec.TTL, maxTTL)
+	}
+	status, err := p.Status(ctx)
+	if err != nil {
+		return t, err
+	}
+	signer, addrs, err := p.signer(ctx, status)
+	if err != nil {
+		return t, err
+	}
+	if t, err = identity.NewToken(spec.Kind, p.Genesis, signer, addrs); err != nil {
+		return t, err
+	}
+	_, b, err := record.Sign(p.Key, p.Cluster, status.Now, nil, &record.Token{
+		Kind: spec.Kind, Public: t.Key().Public().(ed25519.PublicKey), Signer: signer, Expires: status.Now.Time().Add(spec.TTL).Unix(),
+		Region: spec.Region, Zone: spec.Zone, Labels: spec.Labels, Roles: spec.Roles, Scope: spec.Scope,
+	})
+	if err != nil {
+		return t, err
+	}
+	_, err = p.Submit(ctx, b)
+	return t, err
+}
+
+// signer chooses the node that will redeem a token: the one asked if it can, else any that is up.
+func (p *Person) signer(ctx context.Context, s Status) (id perigee.NodeID, addrs []string, err error) {
+	nodes, err := p.Nodes(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	var first string
+	for _, n := range nodes {
+		if n.State != perigee.NodeAlive {
+			continue
+		}
+		if n.HasRole(perigee.RoleSigner) && (id == "" || n.ID == s.Node) {
+			id, first = n.ID, n.Addr.String()
+		}
+	}
+	if id == "" {
+		return "", nil, errors.New("create token: no signer node is up, and only a signer can redeem it: start one (`perigee node ls` shows the roles)")
+	}
+	addrs = []string{first}
+	for _, n := range nodes {
+		if a := n.Addr.String(); n.State == perigee.NodeAlive && a != first && len(addrs) < 3 {
+			addrs = append(addrs, a)
+		}
+	}
+	return id, addrs, nil
+}
+
+// Deployed is the outcome of a deploy.
+type Deployed struct {
+	Revision perigee.RevisionID `json:"revision"`
+	Stored   []perigee.NodeID   `json:"stored,omitempty"` // nodes with the records on disk
+	Changed  bool               `json:"changed"`          // false: this very revision was live already
+}
+
+// Deploy makes a manifest and its bundle the live revision of the function it names. Nothing is sent
+// when they are live already.
+func (p *Person) Deploy(ctx context.Context, m *perigee.Manifest, bundle perigee.Digest, size perigee.Bytes, archive io.Reader, progress func(DeployEvent)) (Deployed, error) {
+	live, heads, err := p.Function(ctx, m.Name)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return Deployed{}, err
+	}
+	if live != nil && live.Live.Bundle == bundle && len(heads) == 1 && sameJSON(&live.Live.Manifest, m) {
+		return Deployed{Revision: live.Live.ID}, nil
+	}
+	status, err := p.Status(ctx)
+	if err != nil {
+		return Deployed{}, err
+	}
+	rev, revBytes, err := record.Sign(p.Key, p.Cluster, status.Now, nil, &record.Revision{Manifest: *m, Bundle: bundle, Size: size})
+	if err != nil {
+		return Deployed{}, err
+	}
+	_, ptrBytes, err := record.Sign(p.Key, p.Cluster, rev.HLC+1, heads, &record.Pointer{Function: m.Name, Revision: record.ID(revBytes)})
+	if err != nil {
+		return Deployed{}, err
+	}
+	last, err := p.Client.Deploy(ctx, revBytes, ptrBytes, archive, progress)
+	return Deployed{Revision: last.Revision, Stored: last.Stored, Changed: true}, err
+}
+
+// sameJSON compares what two values say; absent and empty are the same.
+func sameJSON(a, b any) bool {
+	x, errA := json.Marshal(a)
+	y, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(x, y)
+}
+
+// Remove removes a function; its bundles are let go of everywhere.
+func (p *Person) Remove(ctx context.Context, name string) (Ack, error) {
+	_, heads, err := p.Function(ctx, name)
+	if err != nil {
+		return Ack{}, err
+	}
+	return p.write(ctx, heads, &record.Pointer{Function: name})
+}
+
+// Revoke ends a node's membership or a key's rights, for ever.
+func (p *Person) Revoke(ctx context.Context, r record.Revoke) (Ack, error) {
+	return p.write(ctx, nil, &r)
+}
+
+// AddRegion adds a region to the catalogue, or replaces one.
+func (p *Person) AddRegion(ctx context.Context, info perigee.RegionInfo) (Ack, error) {
+	return p.write(ctx, nil, &record.Region{Info: info})
+}
+
+func (p *Person) write(ctx context.Context, parents []perigee.Digest, payload record.Payload) (Ack, error) {
+	s, err := p.Status(ctx)
+	if err != nil {
+		return Ack{}, err
+	}
+	_, b, err := record.Sign(p.Key, p.Cluster, s.Now, parents, payload)
+	if err != nil {
+		return Ack{}, err
+	}
+	return p.Submit(ctx, b)
+}

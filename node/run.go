@@ -1,0 +1,190 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+)
+
+const (
+	spreadWord   = 500 * time.Millisecond // time for peers to see that this node drains
+	handoverTime = 10 * time.Second       // for others to take over what only this node has
+	leaveTime    = 2 * time.Second        // for peers to hear goodbye
+	leaveAlone   = 200 * time.Millisecond // the same, when all others are going too
+	reportEvery  = time.Second
+)
+
+// part is one running component and the way to stop it.
+type part struct {
+	stop context.CancelFunc
+	done chan struct{} // closed when it has ended
+}
+
+// Run runs the node until ctx ends, then drains and stops. An error means that a part failed, or is
+// ErrRemoved. It is called once.
+func (n *Node) Run(ctx context.Context) error {
+	if n.ran.Swap(true) {
+		return errors.New("run node: it runs, or ran, already")
+	}
+	defer n.Close()
+	failed, fail := context.WithCancelCause(context.Background())
+	defer fail(nil)
+	start := func(name string, run func(context.Context) error) part {
+		ctx, cancel := context.WithCancel(context.Background())
+		p := part{cancel, make(chan struct{})}
+		go func() {
+			defer close(p.done)
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				fail(fmt.Errorf("%s: %w", name, err))
+			}
+		}()
+		return p
+	}
+	// Started in the order in which each needs the one before.
+	link := start("mesh", n.link.Run)
+	gossip := start("gossip", n.gossip.Run)
+	follow := start("follow", n.follow)
+	renew := start("renew", n.renewer.run)
+	replicate := start("replicate", n.rep.run)
+	admin := start("admin", func(ctx context.Context) error { return serve(ctx, n.admin, n.adminHandler()) })
+	front := start("edgeproxy", n.proxy.Run)
+	// Stopped in the other order; monitoring hears until the end why the node is not ready.
+	parts := []part{front, admin, replicate, renew, follow, gossip, link}
+	if n.health != nil {
+		parts = append(parts, start("health", func(ctx context.Context) error { return serve(ctx, n.health, n.healthHandler()) }))
+	}
+	n.readiness.start(time.Now())
+	n.log.Info("node running", "region", n.Claims().Region, "cluster", n.m.genesis.Cluster, "https", n.HTTPSAddr(), "mesh", n.cfg.Socket.LocalAddr().String())
+
+	select {
+	case <-ctx.Done():
+		n.drain(failed)
+	case <-failed.Done():
+		if errors.Is(context.Cause(failed), ErrRemoved) {
+			n.drain(context.Background()) // clients that are here get their answers
+		}
+	}
+	for _, p := range parts {
+		p.stop()
+		<-p.done
+	}
+	if failed.Err() != nil {
+		return context.Cause(failed)
+	}
+	n.log.Info("node stopped")
+	return nil
+}
+
+// drain ends service in the order that costs no request: first nobody sends new ones and others take
+// over what only this node has, then the running ones end, then the cluster hears goodbye while the
+// links still stand. It stops early when ctx ends.
+func (n *Node) drain(ctx context.Context) {
+	began := time.Now()
+	n.setDraining() // gateways choose others, load balancers see /readyz
+	n.log.Info("draining", "timeout", n.cfg.DrainTimeout)
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.DrainTimeout)
+	defer cancel()
+	pause(ctx, spreadWord)
+	n.handOver(ctx)
+	if err := n.proxy.Drain(ctx); err != nil {
+		n.log.Warn("requests were cut off at the end of the drain", "err", err)
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.goodbye())
+	defer cancel()
+	if err := n.gossip.Leave(last); err != nil {
+		n.log.Debug("leave", "err", err)
+	}
+	n.log.Info("drained", "dur", time.Since(began))
+}
+
+// goodbye returns how long to wait for peers to hear it.
+func (n *Node) goodbye() time.Duration {
+	for id, p := range n.View().Observed.Nodes {
+		if id != n.ID() && p.Routable() {
+			return leaveTime
+		}
+	}
+	return leaveAlone
+}
+
+// handOver waits until each live revision that is here is also where it is planned now, if anywhere.
+func (n *Node) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handoverTime)
+	defer cancel()
+	changed := n.gossip.Watch(ctx)
+	for n.rep.neededHere(n.View()) && ctx.Err() == nil {
+		<-changed // closed when ctx ends
+	}
+}
+
+func (n *Node) setDraining() {
+	n.readiness.drain()
+	n.gossip.SetRow(func(r *perigee.Row) { r.Draining = true })
+}
+
+// follow reacts to what the View says about this node and its peers, and reports its load.
+func (n *Node) follow(ctx context.Context) error {
+	changed := n.gossip.Watch(ctx)
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	desired := n.View().Desired
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-tick.C:
+			load := n.load()
+			n.gossip.SetRow(func(r *perigee.Row) { r.Load = load })
+		}
+		before := desired
+		if desired = n.View().Desired; desired == before {
+			continue
+		}
+		if !maps.Equal(before.Revoked, desired.Revoked) {
+			n.link.Recheck()
+		}
+		if desired.Revoked[n.ID()] {
+			return ErrRemoved
+		}
+		if err := n.checkName(); err != nil {
+			return err
+		}
+	}
+}
+
+// checkName notices that another machine got this one's name: two that joined at the same moment,
+// on two sides of a partition. The earlier has it, everywhere.
+func (n *Node) checkName() error {
+	for _, t := range n.gossip.Tokens() {
+		if r := t.Redeemed; r != nil && r.Node == n.ID() && !n.m.key().Equal(r.Public) {
+			return fmt.Errorf("another machine joined as %s at the same moment and has the name: delete this data directory and join again with a new token and another id", n.ID())
+		}
+	}
+	return nil
+}
+
+// load sums what the runtime does.
+func (n *Node) load() (sum perigee.Load) {
+	for _, id := range n.runtime.Loaded() {
+		if l, ok := n.runtime.Stats(id); ok {
+			sum.InFlight += l.InFlight
+			sum.Slots += l.Slots
+		}
+	}
+	return sum
+}
+
+// pause waits, unless ctx ends before.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

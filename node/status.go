@@ -1,0 +1,120 @@
+package node
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/placement"
+)
+
+func (n *Node) status() Status {
+	v := n.View()
+	me := n.Claims()
+	s := Status{
+		Node: me.ID, Region: me.Region, Cluster: v.Desired.Cluster, Domain: v.Desired.Domain, Version: perigee.Version,
+		Nodes: len(v.Observed.Nodes), Functions: len(v.Desired.Functions), State: v.Desired.Digest,
+		Genesis: n.m.genesisDigest, Record: n.m.genesisRecord, Now: n.gossip.Now(),
+	}
+	if err := n.ready(); err != nil {
+		s.Why = err.Error()
+	}
+	s.Ready = s.Why == ""
+	for _, p := range byID(v.Observed.Nodes) {
+		if p.HasRole(perigee.RoleSigner) {
+			s.Signers++
+		}
+		if p.State != perigee.NodeAlive {
+			continue
+		}
+		s.Alive++
+		if p.ID == me.ID || p.Digest == v.Desired.Digest {
+			s.Agree++
+		}
+		if p.ID == me.ID {
+			s.Addrs = slices.Insert(s.Addrs, 0, p.Addr.String())
+		} else {
+			s.Addrs = append(s.Addrs, p.Addr.String())
+		}
+	}
+	return s
+}
+
+func byID(nodes map[perigee.NodeID]*perigee.Peer) []*perigee.Peer {
+	out := make([]*perigee.Peer, 0, len(nodes))
+	for _, p := range nodes {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b *perigee.Peer) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+func (n *Node) nodes() []NodeStatus {
+	out := []NodeStatus{}
+	for _, p := range byID(n.View().Observed.Nodes) {
+		s := NodeStatus{Peer: *p, Self: p.ID == n.ID()}
+		if rtt, ok := n.link.RTT(p.ID); ok {
+			s.RTT = perigee.Duration(rtt)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func (n *Node) functions() []FunctionStatus {
+	v := n.View()
+	plans := n.plans.at(v)
+	out := []FunctionStatus{}
+	for _, fn := range v.Desired.Functions {
+		out = append(out, n.functionStatus(v, fn, plans.of(fn)))
+	}
+	slices.SortFunc(out, func(a, b FunctionStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+func (n *Node) serveFunction(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	v := n.View()
+	fn := v.Desired.Functions[name]
+	if fn == nil {
+		writeJSON(w, http.StatusNotFound, apiError{Error: "no function " + name, Heads: n.gossip.Heads(name)})
+		return
+	}
+	writeJSON(w, http.StatusOK, n.functionStatus(v, fn, n.plans.at(v).of(fn)))
+}
+
+func (n *Node) functionStatus(v *perigee.View, fn *perigee.Function, plan placement.Plan) FunctionStatus {
+	s := FunctionStatus{Function: fn, Heads: n.gossip.Heads(fn.Name), Holders: []Holder{}, Plan: plan}
+	for _, p := range byID(v.Observed.Nodes) {
+		h := Holder{Node: p.ID, Region: p.Region, State: p.State, Warmth: p.Revisions[fn.Live.ID], Wanted: wanted(plan, p.ID)}
+		h.Planned = h.Wanted > perigee.Absent
+		if h.Planned || h.Warmth > perigee.Absent {
+			s.Holders = append(s.Holders, h)
+		}
+	}
+	for _, r := range fn.Routes(v.Desired.Domain) {
+		s.URLs = append(s.URLs, "https://"+r.Host+r.Path)
+	}
+	return s
+}
+
+func (n *Node) tokens() []TokenStatus {
+	out := []TokenStatus{}
+	for _, t := range n.gossip.Tokens() {
+		s := TokenStatus{
+			ID: record.KeyIDOf(t.Token.Public), Kind: t.Token.Kind, Region: t.Token.Region,
+			Signer: t.Token.Signer, Expires: t.Token.ExpiresAt(), Revoked: t.Revoked,
+		}
+		if t.Redeemed != nil {
+			s.Redeemed = string(t.Redeemed.Node)
+			if s.Redeemed == "" {
+				s.Redeemed = string(record.KeyIDOf(t.Redeemed.Public))
+			}
+		}
+		out = append(out, s)
+	}
+	slices.SortStableFunc(out, func(a, b TokenStatus) int { return a.Expires.Compare(b.Expires) })
+	return out
+}

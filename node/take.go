@@ -1,0 +1,70 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/placement"
+)
+
+// This file is the holder's side of a deploy.
+
+// eligible verifies a revision that another node brings and requires that this one may hold it.
+func (d *deployer) eligible(ctx context.Context, revision []byte) (*perigee.Function, error) {
+	fn, err := d.candidate(ctx, revision)
+	if err != nil {
+		return nil, err
+	}
+	self := d.rep.self()
+	if rule, ok := placement.Allowed(&fn.Live.Manifest.Placement, self, d.gossip.View().Desired.Regions); !ok {
+		return nil, fmt.Errorf("%s in %s may not hold %s: %s", self.ID, self.Region, fn.Name, rule)
+	}
+	if p := d.gossip.View().Observed.Nodes[self.ID]; p != nil && !p.Routable() {
+		return nil, fmt.Errorf("%s is stopping", self.ID)
+	}
+	return fn, nil
+}
+
+// take stores, admits and loads a bundle that arrives, unless it is here already. The revision is
+// expected from then on, so that a second holder can fetch it before the records are written.
+func (d *deployer) take(ctx context.Context, fn *perigee.Function, archive io.Reader) error {
+	return d.arrive(fn, func() error {
+		if !d.store.Has(fn.Live.Bundle) {
+			size := int64(fn.Live.Size)
+			if err := d.store.Put(ctx, fn.Live.Bundle, size, io.LimitReader(archive, size)); err != nil {
+				return fmt.Errorf("on %s: %w", d.self, stalled(err))
+			}
+		}
+		return d.rep.ensure(ctx, fn.Live, perigee.Warm, "")
+	})
+}
+
+// copyFrom fetches, admits and loads a revision that another node has.
+func (d *deployer) copyFrom(ctx context.Context, fn *perigee.Function, from perigee.NodeID) error {
+	return d.arrive(fn, func() error { return d.rep.ensure(ctx, fn.Live, perigee.Warm, from) })
+}
+
+// arrive announces a revision while bring brings it, and afterwards until its records come.
+func (d *deployer) arrive(fn *perigee.Function, bring func() error) error {
+	defer d.rep.use(fn.Live.Bundle)()
+	if err := d.rep.expect(fn.Live); err != nil {
+		return err
+	}
+	if err := bring(); err != nil {
+		d.rep.abandon(fn.Live.ID)
+		return err
+	}
+	return d.rep.expect(fn.Live) // its time counts from here
+}
+
+// stalled says in plain words that a sender sent nothing for too long.
+func stalled(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("the sender stopped sending: %w", err)
+	}
+	return err
+}
