@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/bundle"
+	"github.com/perigee-edge/perigee/node"
+	"github.com/perigee-edge/perigee/placement"
+)
+
+func newPlan(t *target) *cobra.Command {
+	return &cobra.Command{
+		Use: "plan [DIR]", Short: "Where the function in DIR would run, on the live cluster", Args: atMost(1),
+		Long: "Plan asks a node where the function would be held if it were deployed now, and why each node was\n" +
+			"chosen or not. Nothing changes. It exits with 1 when a deploy would be refused.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, done, err := t.person(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer done()
+			_, plan, err := planned(cmd.Context(), p, dirOf(args))
+			if err != nil {
+				return err
+			}
+			out := newTable("NODE", "REGION", "HOLDS IT", "WHY")
+			for _, v := range plan.Verdicts {
+				holds := "no"
+				if v.Chosen {
+					holds = "yes"
+				}
+				out.row(string(v.Node), string(v.Region), holds, v.Text())
+			}
+			if err := t.print(cmd, plan, out); err != nil {
+				return err
+			}
+			return satisfied(plan)
+		},
+	}
+}
+
+// dirOf is the function's directory.
+func dirOf(args []string) string {
+	if len(args) == 0 {
+		return "."
+	}
+	return args[0]
+}
+
+// planned reads the manifest in dir with the places of the live cluster, so that an error about one
+// names the line, and asks for the plan.
+func planned(ctx context.Context, p *node.Person, dir string) (*perigee.Manifest, *placement.Plan, error) {
+	infos, err := p.Regions(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	regions := perigee.NewRegions(infos)
+	m, err := bundle.LoadManifestFor(dir, regions)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := placement.Check(&m.Placement, regions); err != nil {
+		return nil, nil, misplaced(filepath.Join(dir, bundle.ManifestName)+": ", err)
+	}
+	plan, err := p.Plan(ctx, m)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", filepath.Join(dir, bundle.ManifestName), err)
+	}
+	return m, &plan, nil
+}
+
+// misplaced names file and block in each line of an error of placement.Check.
+func misplaced(file string, err error) error {
+	before := file + "placement."
+	return errors.New(before + strings.ReplaceAll(err.Error(), "\n", "\n"+before))
+}
+
+// satisfied says why a deploy with this plan would be refused.
+func satisfied(plan *placement.Plan) error {
+	switch {
+	case len(plan.Unsatisfied) > 0:
+		return fmt.Errorf("the placement of %s can't be satisfied now: %s", plan.Function, strings.Join(plan.Unsatisfied, "; "))
+	case len(plan.Holders) == 0:
+		return fmt.Errorf("the placement of %s can't be satisfied now: no node may hold it", plan.Function)
+	}
+	return nil
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func newStatus(t *target) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "The cluster, as one node sees it", Args: exactly(),
+		Long: "Status says which node was asked, how many members it sees, and on how many of them the state is the\n" +
+			"same: right after a change it is on a few, a second later on all.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, done, err := t.person(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer done()
+			s, err := p.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			ready := "ready"
+			if !s.Ready {
+				ready = "not ready: " + s.Why
+			}
+			out := newTable("node", fmt.Sprintf("%s in %s, %s", s.Node, s.Region, ready))
+			out.row("cluster", string(s.Cluster))
+			out.row("domain", s.Domain)
+			out.row("nodes", fmt.Sprintf("%d alive of %d, %s", s.Alive, s.Nodes, count(s.Signers, "signer")))
+			out.row("functions", fmt.Sprint(s.Functions))
+			out.row("state", fmt.Sprintf("%s, the same on %d of %d alive", s.State.Short(), s.Agree, s.Alive))
+			out.row("version", s.Version)
+			return t.print(cmd, s, out)
+		},
+	}
+}

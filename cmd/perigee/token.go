@@ -1,0 +1,201 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/node"
+)
+
+// wantedSigners is how many nodes become signers unless told otherwise, so that the loss of one
+// does not end the mesh.
+const wantedSigners = 3
+
+func newToken(t *target) *cobra.Command {
+	return group("token", "Rights to join (nodes) and to log in (people)", newTokenCreate(t), newTokenLs(t), newTokenRevoke(t))
+}
+
+func newTokenCreate(t *target) *cobra.Command {
+	var spec node.TokenSpec
+	var region, role, signer string
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use: "create --region REGION | --role deploy", Short: "Make a token: one line, works once, for an hour",
+		Long: "Create prints one line, which is secret: who has it first may use it. A node token says where the new\n" +
+			"node is, and becomes part of its certificate; a deploy token may be narrowed to some functions and hosts.",
+		Example: "  perigee token create --region syd                          # then: perigee node run --join TOKEN\n" +
+			"  perigee token create --role deploy --functions 'shop-*'    # then: perigee login TOKEN",
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkTokenFlags(cmd.Flags(), role, signer, ttl); err != nil {
+				return err
+			}
+			spec.Region, spec.Kind, spec.TTL = perigee.Region(region), record.TokenKind(role), ttl
+			p, done, err := t.signer(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer done()
+			if spec.Kind == record.TokenNode {
+				if err := nodeToken(cmd, p, &spec, signer); err != nil {
+					return err
+				}
+			}
+			token, err := p.CreateToken(cmd.Context(), spec)
+			if err != nil {
+				return err
+			}
+			use := "perigee login TOKEN"
+			if spec.Kind == record.TokenNode {
+				use = "perigee node run --join TOKEN"
+			}
+			if t.json {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"token": token.Line(), "id": token.ID(), "signer": token.Signer, "kind": spec.Kind, "ttl": perigee.Duration(ttl), "use": use})
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), token.Line())
+			fmt.Fprintf(cmd.ErrOrStderr(), "works once, for %s, while %s is up; use it with: %s\n", span(ttl), token.Signer, use)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&region, "region", "", "`REGION` of the node that will join")
+	f.StringVar(&role, "role", "node", "`ROLE` of the bearer: node, deploy (people and CI) or operator")
+	f.DurationVar(&ttl, "ttl", time.Hour, "`TIME` until it expires")
+	f.StringVar(&spec.Zone, "zone", "", "`ZONE` of the node: part of the region that fails on its own")
+	labelFlag(f, &spec.Labels)
+	f.StringVar(&signer, "signer", "auto", "whether the node may issue certificates: `yes|no|auto` (auto: the first three nodes)")
+	f.StringSliceVar(&spec.Scope.Functions, "functions", nil, "with --role deploy: `PATTERN` of the functions that may be deployed, like shop-* (default all)")
+	f.StringSliceVar(&spec.Scope.Hosts, "hosts", nil, "with --role deploy: `PATTERN` of the hosts that routes may claim (default all)")
+	return c
+}
+
+// checkTokenFlags refuses flags that do not go together.
+func checkTokenFlags(f *pflag.FlagSet, role, signer string, ttl time.Duration) error {
+	switch {
+	case role != string(record.TokenNode) && role != string(record.TokenDeploy) && role != string(record.TokenOperator):
+		return usagef("--role %q: use node, deploy or operator", role)
+	case role == string(record.TokenNode) && !f.Changed("region"):
+		return usagef("--region is missing: the token says where the new node is; for people use --role deploy")
+	case ttl <= 0:
+		return usagef("--ttl %v: use a time like 30m", ttl)
+	case signer != "auto" && signer != "yes" && signer != "no":
+		return usagef("--signer %q: use yes, no or auto", signer)
+	}
+	for _, flag := range []string{"region", "zone", "label", "signer", "functions", "hosts"} {
+		of := record.TokenNode
+		if flag == "functions" || flag == "hosts" {
+			of = record.TokenDeploy
+		}
+		if f.Changed(flag) && role != string(of) {
+			return usagef("--%s goes with --role %s, not with --role %s", flag, of, role)
+		}
+	}
+	return nil
+}
+
+// nodeToken checks the region and decides whether the node becomes a signer.
+func nodeToken(cmd *cobra.Command, p *node.Person, spec *node.TokenSpec, signer string) error {
+	regions, err := p.Regions(cmd.Context())
+	if err != nil {
+		return err
+	}
+	known := false
+	for _, r := range regions {
+		known = known || r.Code == spec.Region
+	}
+	if !known {
+		return fmt.Errorf("this cluster has no region %q: `perigee region ls` lists those it has, `perigee region add %s --at LAT,LON` adds it", spec.Region, spec.Region)
+	}
+	s, err := p.Status(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if signer == "yes" || signer == "auto" && s.Signers < wantedSigners {
+		spec.Roles = append(spec.Roles, perigee.RoleSigner)
+	}
+	return nil
+}
+
+func newTokenLs(t *target) *cobra.Command {
+	return &cobra.Command{
+		Use: "ls", Short: "List the tokens", Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, done, err := t.person(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer done()
+			tokens, err := p.Tokens(cmd.Context())
+			if err != nil {
+				return err
+			}
+			out := newTable("TOKEN", "KIND", "REGION", "SIGNER", "STATE")
+			out.none = "no tokens: `perigee token create` makes one"
+			for _, k := range tokens {
+				state := "open until " + k.Expires.Local().Format(time.DateTime)
+				switch {
+				case k.Revoked:
+					state = "revoked"
+				case k.Redeemed != "":
+					state = "used by " + k.Redeemed
+				case time.Now().After(k.Expires):
+					state = "expired"
+				}
+				out.row(string(k.ID), string(k.Kind), string(k.Region), string(k.Signer), state)
+			}
+			return t.print(cmd, tokens, out)
+		},
+	}
+}
+
+func newTokenRevoke(t *target) *cobra.Command {
+	return &cobra.Command{
+		Use: "revoke TOKEN-ID | KEY-ID", Short: "End a token, or the key that somebody got for one", Args: exactly("TOKEN-ID or KEY-ID"),
+		Long: "Revoke takes an id of `perigee token ls`: of a token that nobody used yet, or of the key that somebody got\n" +
+			"for one. What the key deployed before stays. A node is removed with `perigee node rm`.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, done, err := t.signer(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer done()
+			tokens, err := p.Tokens(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := revocable(args[0], tokens); err != nil {
+				return err
+			}
+			ack, err := p.Revoke(cmd.Context(), record.Revoke{Key: perigee.KeyID(args[0])})
+			if err != nil {
+				return err
+			}
+			return t.say(cmd, ack, "%s revoked; recorded on %s\n", args[0], joined(ack.Stored))
+		},
+	}
+}
+
+// revocable refuses a revocation that would end nothing.
+func revocable(id string, tokens []node.TokenStatus) error {
+	for _, k := range tokens {
+		switch {
+		case k.Redeemed == id && k.Kind == record.TokenNode:
+			return fmt.Errorf("%s is a node: remove it with `perigee node rm %s`", id, id)
+		case k.Redeemed == id:
+			return nil
+		case string(k.ID) != id:
+		case k.Redeemed != "" && k.Kind == record.TokenNode:
+			return fmt.Errorf("token %s is used up: the node it made is removed with `perigee node rm %s`", id, k.Redeemed)
+		case k.Redeemed != "":
+			return fmt.Errorf("token %s is used up: the key it made is ended with `perigee token revoke %s`", id, k.Redeemed)
+		default:
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no token or key %q: `perigee token ls` lists them", id)
+}
