@@ -1,0 +1,74 @@
+# Every check that CI runs is a target here; `make help` lists them.
+.DEFAULT_GOAL := help
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+PORT     ?= 8443
+FUZZTIME ?= 10s
+VULNDB   ?= https://vuln.go.dev
+
+export CGO_ENABLED ?= 0
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: bin/perigee ## build bin/perigee
+
+.PHONY: bin/perigee
+bin/perigee:
+	go build -trimpath -o $@ ./cmd/perigee
+
+.PHONY: demo
+demo: bin/perigee ## three nodes in one process: placement at work; ONCE=1 ends after the tables
+ifdef ONCE
+	bin/perigee dev --regions fra,wdc,syd --port 0 --tour --once examples/hello
+else
+	bin/perigee dev --regions fra,wdc,syd --port $(PORT) --tour examples/hello
+endif
+
+.PHONY: test
+test: ## unit tests, clusters in one process, stories with real processes
+	go test ./...
+	cd guest && go test ./...
+
+.PHONY: race
+race: ## the same under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race ./...
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt -w $$out"; exit 1; fi
+	go vet ./...
+	cd guest && go vet ./... && GOOS=wasip1 GOARCH=wasm go vet ./...
+	cd examples/hello && GOOS=wasip1 GOARCH=wasm go vet ./...
+	go run $(STATICCHECK) ./...
+
+.PHONY: vuln
+vuln: ## known vulnerabilities in what we use; VULNDB=file://… without a network
+	go run $(GOVULNCHECK) -db $(VULNDB) ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each
+	@for pkg in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg || exit 1; \
+		done; \
+	done
+
+.PHONY: bench
+bench: bin/perigee ## figures of a whole cluster, as "name value" lines; docs/bench.md explains them
+	go run ./internal/fleet/bench
+
+.PHONY: cross
+cross: ## build for every system we support
+	GOOS=linux GOARCH=amd64 go build -o /dev/null ./cmd/perigee
+	GOOS=linux GOARCH=arm64 go build -o /dev/null ./cmd/perigee
+	GOOS=darwin GOARCH=arm64 go build -o /dev/null ./cmd/perigee
+
+.PHONY: clean
+clean: ## remove what builds made
+	rm -rf bin examples/*/*.wasm
