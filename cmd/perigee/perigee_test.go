@@ -204,6 +204,10 @@ func write(t *testing.T, path, text string) {
 
 // TestInterrupted checks that a command that a signal ended says so.
 func TestInterrupted(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CACHE_HOME", home)
+	t.Setenv("PERIGEE_HOME", home)
 	t.Chdir(t.TempDir())
 	write(t, "perigee.toml", "name = \"f\"\nwasm = \"f.wasm\"\nbuild = \"sleep 60\"\n")
 	ctx, cancel := context.WithCancel(context.Background())
