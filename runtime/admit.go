@@ -219,26 +219,31 @@ func (c *capped) Write(p []byte) (int, error) {
 
 // compiled returns the code of a module, mapped and ready. It never compiles in this process: the
 // engine compiles silently what it does not find, so what it will look for is verified first.
-func (r *Runtime) compiled(ctx context.Context, spec Spec) (wazero.CompiledModule, Report, error) {
+func (r *Runtime) compiled(ctx context.Context, spec Spec) (wazero.CompiledModule, *wasmbin.Rewritten, Report, error) {
 	rec, err := r.admitted(ctx, spec.Digest, spec.Wasm)
 	if err != nil {
-		return nil, Report{}, err
+		return nil, nil, Report{}, err
 	}
 	select {
 	case r.loading <- struct{}{}:
 		defer func() { <-r.loading }()
 	case <-ctx.Done():
-		return nil, Report{}, fmt.Errorf("wait for other loads: %w", context.Cause(ctx))
+		return nil, nil, Report{}, fmt.Errorf("wait for other loads: %w", context.Cause(ctx))
 	}
 	if err := r.breaker.begin(rec.Module); err != nil {
-		return nil, Report{}, err
+		return nil, nil, Report{}, err
 	}
 	start := time.Now()
-	code, err := r.engine.CompileModule(ctx, wasmbin.Strip(spec.Wasm))
+	module, err := wasmbin.Rewrite(spec.Wasm) // as the child did: the engine finds its code by this
+	if err != nil {
+		r.breaker.end(rec.Module)
+		return nil, nil, Report{}, refused(err)
+	}
+	code, err := r.engine.CompileModule(ctx, module.Wasm)
 	r.breaker.end(rec.Module)
 	if err != nil {
-		return nil, Report{}, fmt.Errorf("map compiled code: %w", err)
+		return nil, nil, Report{}, fmt.Errorf("map compiled code: %w", err)
 	}
 	r.config.Metrics.loadSeconds.Observe(time.Since(start).Seconds())
-	return code, rec.Report, nil
+	return code, module, rec.Report, nil
 }

@@ -59,6 +59,10 @@ func admit(wasm []byte, dir string) (verdict, error) {
 	if err != nil {
 		return verdict{}, err
 	}
+	module, err := wasmbin.Rewrite(wasm)
+	if errors.As(refused(err), &no) {
+		return verdict{Refused: no}, nil
+	}
 	ctx := context.Background()
 	cache, err := wazero.NewCompilationCacheWithDir(dir)
 	if err != nil {
@@ -68,7 +72,7 @@ func admit(wasm []byte, dir string) (verdict, error) {
 	engine := wazero.NewRuntimeWithConfig(ctx, engineConfig(cache))
 	defer engine.Close(ctx)
 	start := time.Now()
-	if _, err := engine.CompileModule(ctx, wasmbin.Strip(wasm)); err != nil {
+	if _, err := engine.CompileModule(ctx, module.Wasm); err != nil {
 		return verdict{Refused: &ErrRefused{Rule: "compile", Detail: err.Error()}}, nil
 	}
 	took := time.Since(start)

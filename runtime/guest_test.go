@@ -38,7 +38,7 @@ func TestHello(t *testing.T) {
 	if h := w.Header(); h.Get("Content-Length") != strconv.Itoa(w.Body.Len()) || h.Get("Content-Type") != "text/plain; charset=utf-8" {
 		t.Errorf("header %v", h)
 	}
-	if usage.Start != runtime.StartFresh || usage.MemoryPages == 0 || !usage.Sent || usage.Wall < usage.Init || usage.BytesOut != int64(w.Body.Len()) {
+	if usage.Start != runtime.StartImage || usage.MemoryPages == 0 || !usage.Sent || usage.Wall < usage.Init || usage.BytesOut != int64(w.Body.Len()) {
 		t.Errorf("usage %+v", usage)
 	}
 	if len(r.Loaded()) != 1 {

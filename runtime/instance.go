@@ -4,66 +4,89 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strings"
 	"time"
 
-	"github.com/tetratelabs/wazero"
-	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/perigee-edge/perigee/runtime/abi"
 	"github.com/perigee-edge/perigee/runtime/abi/httpwasm"
 )
 
-// instance is one instance of a module, made for one request.
+// instance is one request's use of a slot.
 type instance struct {
 	runtime  *Runtime
-	rev      *revision
-	memory   *memory
+	slot     *slot
 	exchange *abi.Exchange
+	call     *httpwasm.Call
+	ctx      context.Context // of the guest's calls; for the engine's sleep, which is not given one
 	started  time.Time
 	init     time.Duration // until the guest saw the request
+	granted  int64         // fuel that the guest was given
+	tainted  bool          // the guest changed what can't be restored
+	done     bool          // the guest answered, and nothing went wrong
 }
 
-// run makes the instance, lets it answer, and drops it.
+func newInstance(r *Runtime, s *slot, x *abi.Exchange) *instance {
+	return &instance{runtime: r, slot: s, exchange: x, call: httpwasm.NewCall(x), started: time.Now()}
+}
+
+// begin binds the slot to the request, and returns the context for the guest's calls.
+func (i *instance) begin(ctx context.Context) context.Context {
+	i.ctx = context.WithValue(i.call.Context(ctx), instanceKey{}, i)
+	i.slot.begin(i)
+	return i.ctx
+}
+
+// run lets the guest answer, in an instance that is made if the slot has none yet.
 func (i *instance) run(ctx context.Context, next http.Handler) error {
-	x := i.exchange
-	call := httpwasm.NewCall(x)
-	ctx = call.Context(ctx)
-	mod, err := i.runtime.engine.InstantiateModule(experimental.WithMemoryAllocator(ctx, i.memory), i.rev.code, i.config(ctx))
-	if err != nil {
-		return i.diagnose(ctx, err, "while it started")
+	ctx = i.begin(ctx)
+	s := i.slot
+	if s.mod == nil {
+		if err := s.start(ctx, i.runtime.engine); err != nil {
+			return i.diagnose(ctx, err, "while it started")
+		}
 	}
-	defer func() { _ = mod.Close(context.WithoutCancel(ctx)) }()
+	if s.image.ready {
+		i.call.SetFeatures(s.image.features)
+		i.granted = grant
+		s.fuel.Set(grant)
+	}
 	i.init = time.Since(i.started)
-	if err := call.Serve(ctx, mod, next); err != nil {
+	if err := i.call.Serve(ctx, s.guest, next); err != nil {
 		return i.diagnose(ctx, err, "")
 	}
-	if err := x.Answer.Finish(); err != nil {
-		x.Note(err)
+	if err := i.exchange.Answer.Finish(); err != nil {
+		i.exchange.Note(err)
 		return i.diagnose(ctx, err, "")
 	}
+	i.done = true
 	return nil
 }
 
-// config is the instance's part of the module's configuration.
-func (i *instance) config(ctx context.Context) wazero.ModuleConfig {
-	log := i.exchange.Log
-	c := i.rev.config.
-		WithStdout(log.Stream(slog.LevelInfo)).
-		WithStderr(log.Stream(slog.LevelWarn)).
-		WithNanosleep(func(ns int64) { i.sleep(ctx, time.Duration(ns)) })
-	if i.rev.files != nil {
-		c = c.WithFSConfig(wazero.NewFSConfig().WithFSMount(&boundedFS{FS: i.rev.files, left: maxOpens}, "/"))
+// fuel returns what the guest has used.
+func (i *instance) fuel() uint64 {
+	if i.slot.fuel == nil { // it ended before there was an instance
+		return uint64(i.granted)
 	}
-	return c
+	return uint64(i.granted - int64(i.slot.fuel.Get()))
+}
+
+// end gives the slot to the next request, restored, or drops it.
+func (i *instance) end() {
+	s := i.slot
+	s.at = nil
+	if i.done && !i.tainted && s.rev.restorable && i.runtime.restore(s) {
+		s.rev.pool.put(s)
+		return
+	}
+	s.drop()
 }
 
 // sleep is how a guest waits. What it has written so far leaves first, so that events reach the client
 // when they happen; the end of the request ends the sleep.
-func (i *instance) sleep(ctx context.Context, d time.Duration) {
+func (i *instance) sleep(d time.Duration) {
 	if a := i.exchange.Answer; a.Started() {
 		i.exchange.Must(a.Flush())
 	}
@@ -71,8 +94,8 @@ func (i *instance) sleep(ctx context.Context, d time.Duration) {
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-ctx.Done():
-		i.exchange.Fail(context.Cause(ctx))
+	case <-i.ctx.Done():
+		i.exchange.Fail(context.Cause(i.ctx))
 	}
 }
 
@@ -86,8 +109,7 @@ func (i *instance) diagnose(ctx context.Context, err error, when string) error {
 	}
 	var exit *sys.ExitError
 	exited := errors.As(err, &exit)
-	stopped := exited && (exit.ExitCode() == sys.ExitCodeContextCanceled || exit.ExitCode() == sys.ExitCodeDeadlineExceeded)
-	if cause := context.Cause(ctx); cause != nil && (stopped || noted != nil) {
+	if cause := context.Cause(ctx); cause != nil && noted != nil {
 		if errors.Is(cause, errDeadline) || errors.Is(cause, context.DeadlineExceeded) {
 			return &GuestError{Kind: GuestDeadline, Detail: fmt.Sprintf("still running after %v", time.Since(i.started).Round(time.Millisecond))}
 		}
@@ -107,8 +129,8 @@ func (i *instance) diagnose(ctx context.Context, err error, when string) error {
 		guest.Detail, _, _ = strings.Cut(err.Error(), "\n")
 		guest.Detail = strings.TrimSuffix(guest.Detail, " (recovered by wazero)")
 	}
-	if i.memory.denied != "" && guest.Kind == GuestTrap {
-		guest.Kind, guest.Detail = GuestMemory, i.memory.denied+"; then: "+guest.Detail
+	if i.slot.memory.denied != "" && guest.Kind == GuestTrap {
+		guest.Kind, guest.Detail = GuestMemory, i.slot.memory.denied+"; then: "+guest.Detail
 	}
 	for _, more := range []string{when, crash(i.exchange.Log)} {
 		if more != "" {

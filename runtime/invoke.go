@@ -26,14 +26,19 @@ const (
 	GuestBadResponse      = abi.BadResponse
 )
 
-// StartFresh is the Usage.Start of a request that got an instance of its own, made from compiled code.
-const StartFresh = "fresh"
+// How the instance of a request was made.
+const (
+	StartFresh = "fresh" // from compiled code, and the guest's start functions ran
+	StartImage = "image" // from compiled code and an image of a guest that had started
+	StartReset = "reset" // it served others before, and was restored from the image
+)
 
 // Usage is what one request used. It is filled as far as the request came.
 type Usage struct {
-	Start       string        // how the instance was made: StartFresh
+	Start       string        // how the instance was made: StartFresh, StartImage or StartReset
 	Wall        time.Duration // from the making of the instance to the end of the response
 	Init        time.Duration // the part of Wall before the guest saw the request
+	Fuel        uint64        // what the guest computed, about one unit an instruction; the same for the same work
 	MemoryPages int           // linear memory at its end, in pages of 64 KiB; it never shrinks
 	Sent        bool          // response headers have left: the caller can't answer with an error page any more
 	BytesOut    int64         // of the response body, as the guest wrote it
@@ -42,7 +47,7 @@ type Usage struct {
 // errDeadline is the cause of a request's end at its function's timeout.
 var errDeadline = errors.New("limits.timeout")
 
-// Invoke lets a fresh instance of a revision answer one request through w. next is the handler that
+// Invoke lets an instance of a revision that no other request has touched answer one request through w. next is the handler that
 // the guest may call on; nil answers 404. The request itself is not changed. Headers are written to w
 // only when they are valid and final; Usage.Sent says whether they were.
 //
@@ -63,18 +68,9 @@ func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.Resp
 		return usage, err
 	}
 	defer r.release(rev)
-	reserved := rev.peak.Load()
-	if !r.budget.take(reserved) {
-		return usage, r.overloaded(rev, "the node's memory budget is taken")
-	}
-	mem, err := newMemory(rev.memory, reserved, r.budget)
+	s, start, err := r.slot(rev)
 	if err != nil {
-		r.budget.give(reserved)
-		return usage, r.overloaded(rev, err.Error())
-	}
-	if mem.Reallocate(uint64(rev.initial)) == nil {
-		mem.release()
-		return usage, r.overloaded(rev, "the system has no memory")
+		return usage, err
 	}
 	if next == nil {
 		next = http.NotFoundHandler()
@@ -92,18 +88,18 @@ func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.Resp
 		Log:     abi.NewLog(rev.logger, rev.logRate, &dropped),
 		Limits:  r.limits,
 	}
-	i := instance{runtime: r, rev: rev, memory: mem, exchange: x, started: time.Now()}
+	i := newInstance(r, s, x)
 	r.config.Metrics.inFlight.Inc()
 	defer func() {
-		mem.release()
 		x.Log.Close()
 		r.config.Metrics.inFlight.Dec()
 		r.config.Metrics.logDropped.Add(float64(dropped.Load()))
 		usage = Usage{
-			Start: StartFresh, Wall: time.Since(i.started), Init: i.init,
-			MemoryPages: int(mem.size / pageBytes), Sent: x.Answer.Sent(), BytesOut: x.Answer.Bytes(),
+			Start: start, Wall: time.Since(i.started), Init: i.init, Fuel: i.fuel(),
+			MemoryPages: int(s.memory.size / pageBytes), Sent: x.Answer.Sent(), BytesOut: x.Answer.Bytes(),
 		}
-		rev.notePeak(mem.size)
+		rev.notePeak(s.memory.size)
+		i.end()
 		r.config.Metrics.invokeSeconds.Observe(usage.Wall.Seconds())
 		r.config.Metrics.invocations.WithLabelValues(outcome(err)).Inc()
 	}()
@@ -115,6 +111,38 @@ func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.Resp
 		rev.logger.Warn("response headers dropped", "headers", names)
 	}
 	return usage, nil
+}
+
+// slot returns a restored slot, or one that is new, and which it is.
+func (r *Runtime) slot(rev *revision) (*slot, string, error) {
+	if s := rev.pool.get(); s != nil {
+		return s, StartReset, nil
+	}
+	reserved := rev.peak.Load()
+	if !r.budget.take(reserved) {
+		return nil, "", r.overloaded(rev, "the node's memory budget is taken")
+	}
+	s, err := newSlot(rev, reserved, r.budget)
+	if err != nil {
+		return nil, "", r.overloaded(rev, err.Error())
+	}
+	if s.memory.Reallocate(uint64(rev.initial)) == nil && rev.initial > 0 {
+		s.memory.release()
+		return nil, "", r.overloaded(rev, "the system has no memory")
+	}
+	if s.image.ready {
+		return s, StartImage, nil
+	}
+	return s, StartFresh, nil
+}
+
+// dropIdle drops the idle slots of all revisions.
+func (r *Runtime) dropIdle() {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, rev := range r.revs {
+		rev.pool.empty()
+	}
 }
 
 // acquire finds a revision and takes one of its slots.

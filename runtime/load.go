@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/wasmbin"
 	"github.com/perigee-edge/perigee/runtime/abi"
 )
 
@@ -26,6 +27,7 @@ type Spec struct {
 	Files    fs.FS             // read-only at "/" for the guest; nil = none. Used by many requests at once
 	Limits   perigee.Limits    // zero Memory means the default; zero Timeout none; zero Concurrency Config.Slots
 	Env      map[string]string // the guest's environment
+	Fresh    bool              // start the guest anew for each request instead of continuing a copy of a started one
 }
 
 // revision is a loaded revision.
@@ -40,6 +42,12 @@ type revision struct {
 	logger   *slog.Logger
 	logRate  *rate.Limiter
 	files    fs.FS
+
+	state      []string // the exported names of the module's globals that can change
+	restorable bool     // memory and state are all that can
+	image      *image   // what a new instance begins with
+	pool       pool
+	budget     *budget // what a ready image was taken from
 
 	inFlight atomic.Int32
 	refs     atomic.Int32 // 1 while loaded, and 1 for each request; the last closes the code
@@ -57,7 +65,7 @@ func (r *Runtime) Load(ctx context.Context, id perigee.RevisionID, spec Spec) er
 		spec.Limits.Memory = perigee.DefaultMemory
 	}
 	start := time.Now()
-	code, report, err := r.compiled(ctx, spec)
+	code, module, report, err := r.compiled(ctx, spec)
 	if err != nil {
 		return fmt.Errorf("load %s %s: %w", spec.Function, id, err)
 	}
@@ -81,13 +89,22 @@ func (r *Runtime) Load(ctx context.Context, id perigee.RevisionID, spec Spec) er
 	if rev.slots == 0 {
 		rev.slots = int32(r.config.Slots)
 	}
+	rev.state, rev.restorable, rev.budget = module.State, module.Restorable(), r.budget
+	if rev.image, err = rawImage(module); err != nil {
+		_ = code.Close(ctx)
+		return fmt.Errorf("load %s %s: %w", spec.Function, id, err)
+	}
 	rev.refs.Store(1)
 	rev.peak.Store(int64(report.MemoryMin))
+
+	if rev.restorable && r.images && !spec.Fresh {
+		r.prepare(ctx, rev)
+	}
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.revs[id]; ok || r.closed {
-		_ = code.Close(ctx)
+		rev.unref()
 		return nil
 	}
 	r.revs[id] = rev
@@ -107,7 +124,7 @@ func (r *Runtime) has(id perigee.RevisionID) bool {
 func moduleConfig(spec Spec) wazero.ModuleConfig {
 	c := wazero.NewModuleConfig().
 		WithName(""). // any number of instances at once
-		WithStartFunctions("_initialize", "_start").
+		WithStartFunctions(wasmbin.StartExport, "_initialize", "_start").
 		WithArgs(spec.Function).
 		WithSysWalltime().
 		WithSysNanotime().
@@ -126,6 +143,7 @@ func (r *Runtime) Unload(id perigee.RevisionID) {
 	r.config.Metrics.loaded.Set(float64(len(r.revs)))
 	r.mu.Unlock()
 	if ok {
+		rev.pool.close()
 		rev.unref()
 		r.config.Logger.Info("revision unloaded", "function", rev.function)
 	}
@@ -135,5 +153,9 @@ func (r *Runtime) Unload(id perigee.RevisionID) {
 func (rev *revision) unref() {
 	if rev.refs.Add(-1) == 0 {
 		_ = rev.code.Close(context.Background())
+		rev.image.close()
+		if rev.image.ready {
+			rev.budget.give(rev.image.resident)
+		}
 	}
 }

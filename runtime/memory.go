@@ -13,10 +13,20 @@ type budget struct {
 	mu    sync.Mutex
 	free  int64
 	taken prometheus.Gauge
+
+	dropIdle func() // gives back what is kept without need
 }
 
-// take takes n bytes, or nothing.
+// take takes n bytes, or nothing. What is idle gives way if need be.
 func (b *budget) take(n int64) bool {
+	if b.try(n) {
+		return true
+	}
+	b.dropIdle()
+	return b.try(n)
+}
+
+func (b *budget) try(n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n > b.free {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/digest"
+	"github.com/perigee-edge/perigee/internal/wasmbin"
 )
 
 // The names in Config.Dir.
@@ -29,7 +30,7 @@ const (
 // module, and what file that made. It is named for the digest of the module as it was given.
 type receipt struct {
 	Module  perigee.Digest `json:"module"`
-	Engine  string         `json:"engine"` // version, architecture, system, processor features
+	Engine  string         `json:"engine"` // version, architecture, system, processor features, rewriter
 	Entry   string         `json:"entry"`  // file below code/, with slashes
 	Code    perigee.Digest `json:"code"`   // of that file
 	Size    perigee.Bytes  `json:"size"`   // of that file
@@ -42,7 +43,7 @@ type receipt struct {
 // be used, though it may run.
 func engineID(codeID string) string {
 	h := digest.New()
-	fmt.Fprintf(h, "%v %v %s", cpu.X86, cpu.ARM64, goruntime.GOARCH)
+	fmt.Fprintf(h, "%v %v %s rewriter %d", cpu.X86, cpu.ARM64, goruntime.GOARCH, wasmbin.RewriterVersion)
 	return codeID + "+" + digest.Of(h).Short()
 }
 

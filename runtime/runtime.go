@@ -1,12 +1,25 @@
 // Package runtime runs one function, safely, now: it admits modules, keeps their compiled code, and
-// answers requests with a fresh instance each. It knows no peers and no routes, and it is the only
+// answers each request as a fresh instance would. It knows no peers and no routes, and it is the only
 // importer of wazero, the engine.
 //
 // A module's way: Check says offline what a file is. Admit reads it in full (internal/wasmbin) and
 // compiles it in a child process with limits on memory and time, since a compiler is the easiest thing
 // to bring down; the outcome is a receipt. Load verifies that the compiled code is the one the receipt
-// names and maps it. Invoke makes an instance, lets it answer one request, and drops it: what one
-// request leaves behind no other can see.
+// names and maps it. Invoke lets an instance answer one request.
+//
+// The code that runs is not the author's own but rewritten (wasmbin.Rewrite): it pays in fuel for what
+// it computes, and when that is used up it asks for more (refill), which is when a deadline ends it and
+// others get the processor. Nothing else can interrupt a guest's machine code, and the collector waits
+// for it.
+//
+// Load also starts the guest once, without a request, and keeps its memory and globals as an image. An
+// instance maps the image copy-on-write (StartImage). After a request the kernel tells which frames of
+// its memory were written to; those and the globals are restored, and the instance waits for the next
+// request (StartReset). What one request leaves behind no other can see. An instance is dropped instead
+// after any failure, when its memory grew, and when it touched what can't be restored: tables, opaque
+// globals, open files. A guest that can't be continued from an image is started for each request
+// (StartFresh). What a guest read while it started is frozen in the image: its environment, the time,
+// the seeds that it drew; what it asks for later is fresh.
 //
 // What a guest may use is bounded: memory by its limit and by the node's budget, time by its deadline,
 // the response and the log by bytes, requests at once by slots. Who breaks a bound gets a *GuestError
@@ -40,7 +53,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/runtime/abi"
@@ -103,6 +115,10 @@ type Runtime struct {
 	lock   dirLock
 	budget *budget
 
+	tracker *tracker         // nil where the system can't tell what was written to
+	images  bool             // guests are started once, by Load
+	restore func(*slot) bool // makes a slot new again, or can't
+
 	breaker   breaker
 	admitting chan struct{} // holds one token: one child at a time
 	loading   chan struct{} // holds one token: one module is read into memory at a time
@@ -143,7 +159,10 @@ func New(c Config) (*Runtime, error) {
 		admitting: make(chan struct{}, 1),
 		loading:   make(chan struct{}, 1),
 		revs:      map[perigee.RevisionID]*revision{},
+		images:    true,
 	}
+	r.budget.dropIdle = r.dropIdle
+	r.restore = func(s *slot) bool { return s.restore(r.tracker) }
 	err = r.open(alone)
 	if err == nil {
 		err = lock.share()
@@ -173,10 +192,10 @@ func (r *Runtime) open(alone bool) (err error) {
 	}
 	ctx := context.Background()
 	r.engine = wazero.NewRuntimeWithConfig(ctx, engineConfig(r.cache))
-	if _, err := wasi_snapshot_preview1.Instantiate(ctx, r.engine); err != nil {
-		return fmt.Errorf("instantiate wasi_snapshot_preview1: %w", err)
+	if r.tracker, err = openTracker(); err != nil {
+		r.config.Logger.Warn("instances are not used again: each request makes one from its image", "err", err)
 	}
-	return httpwasm.Instantiate(ctx, r.engine)
+	return errors.Join(instantiateMeter(ctx, r.engine), instantiateWASI(ctx, r.engine), httpwasm.Instantiate(ctx, r.engine))
 }
 
 // removeStale removes what dead children have left, and the code of other engines.
@@ -201,12 +220,10 @@ func removeStale(dir, codeID string) error {
 }
 
 // engineConfig is what decides how code is compiled. The child and the parent must agree on it, else
-// the parent would not find what the child compiled. Guests are checked for their deadline at each
-// turn of a loop.
+// the parent would not find what the child compiled.
 func engineConfig(cache wazero.CompilationCache) wazero.RuntimeConfig {
 	return wazero.NewRuntimeConfig().
 		WithCoreFeatures(api.CoreFeaturesV2).
-		WithCloseOnContextDone(true).
 		WithDebugInfoEnabled(false).
 		WithCompilationCache(cache)
 }
@@ -256,7 +273,11 @@ func (r *Runtime) Stats(id perigee.RevisionID) (perigee.Load, bool) {
 func (r *Runtime) Close(ctx context.Context) error {
 	r.mu.Lock()
 	r.closed = true
-	clear(r.revs)
+	for id, rev := range r.revs {
+		delete(r.revs, id)
+		rev.pool.close()
+		rev.unref()
+	}
 	r.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
@@ -273,6 +294,9 @@ func (r *Runtime) Close(ctx context.Context) error {
 
 // shut gives up what open took, as far as it came.
 func (r *Runtime) shut(ctx context.Context) (err error) {
+	if r.tracker != nil {
+		r.tracker.close()
+	}
 	if r.engine != nil {
 		err = r.engine.Close(ctx)
 	}

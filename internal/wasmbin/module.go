@@ -1,6 +1,7 @@
 // Package wasmbin reads WebAssembly core modules (version 2.0, with SIMD) without running, compiling
 // or fully validating them. Check decides whether a module is safe to hand to a decoder and a
-// compiler that size their memory by what a module claims; Strip removes what no one needs to run it.
+// compiler that size their memory by what a module claims; Rewrite makes it meter itself, and
+// takes out what the gateway puts in place by other means.
 //
 // Check reads the module once, in time proportional to its length and with memory bounded by it:
 // every count is held against the bytes that are left and against the table in limits.go, every

@@ -1,7 +1,6 @@
 package wasmbin_test
 
 import (
-	"bytes"
 	"encoding/csv"
 	"errors"
 	"io/fs"
@@ -107,24 +106,6 @@ func TestProposals(t *testing.T) {
 	}
 }
 
-func TestStrip(t *testing.T) {
-	var m Module
-	m.Memory(1, 0)
-	m.Func(":", 0)
-	plain := m.Bytes()
-	custom := Section(0, Name("name"), "whatever")
-	named := Cat(Preamble, custom, plain[8:20], plain[20:], custom, custom)
-	if _, err := wasmbin.Check(named); err != nil {
-		t.Fatal(err)
-	}
-	if got := wasmbin.Strip(named); !bytes.Equal(got, plain) {
-		t.Errorf("stripped: %x\nwant:     %x", got, plain)
-	}
-	if got := wasmbin.Strip(plain); !bytes.Equal(got, plain) {
-		t.Error("a module without custom sections was changed")
-	}
-}
-
 // TestSigned covers the widths of signed integers at their edges.
 func TestSigned(t *testing.T) {
 	for _, tc := range []struct {
@@ -166,8 +147,10 @@ func TestOutsideModules(t *testing.T) {
 			n++
 			if _, err := wasmbin.Check(b); err != nil {
 				t.Errorf("%s: %v", path, err)
-			} else if _, err := wasmbin.Check(wasmbin.Strip(b)); err != nil {
-				t.Errorf("%s, stripped: %v", path, err)
+			} else if r, err := wasmbin.Rewrite(b); err != nil {
+				t.Errorf("%s: %v", path, err)
+			} else if _, err := wasmbin.Check(r.Wasm); err != nil {
+				t.Errorf("%s, rewritten: %v", path, err)
 			}
 			return nil
 		})
@@ -256,17 +239,6 @@ func FuzzCheck(f *testing.F) {
 		m, err := wasmbin.Check(b)
 		if (m == nil) == (err == nil) {
 			t.Fatalf("Check returned %v, %v", m, err)
-		}
-		if err != nil {
-			return
-		}
-		s := wasmbin.Strip(b)
-		again, err := wasmbin.Check(s)
-		if err != nil {
-			t.Fatalf("stripped: %v", err)
-		}
-		if again.Code != m.Code || len(again.Imports) != len(m.Imports) || again.Data != m.Data {
-			t.Fatalf("stripping changed %+v to %+v", m, again)
 		}
 	})
 }

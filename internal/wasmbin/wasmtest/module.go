@@ -10,7 +10,7 @@ import (
 // Module is a module under construction. Import functions before adding others: indices count
 // imports first.
 type Module struct {
-	types, imports, funcs, tables, memory, exports, bodies, data [][]byte
+	types, imports, funcs, tables, memory, globals, exports, bodies, data [][]byte
 
 	start []byte
 	index int // next function index
@@ -128,6 +128,12 @@ func (m *Module) Table(size, most int) {
 	}
 }
 
+// Global adds a mutable i32 and returns its index.
+func (m *Module) Global(value int) int {
+	m.globals = append(m.globals, Cat(0x7f, 1, Const(value), 0x0b))
+	return len(m.globals) - 1
+}
+
 // Data adds an active data segment.
 func (m *Module) Data(offset int, content string) {
 	m.data = append(m.data, Cat(0, 0x41, S(int64(offset)), 0x0b, Name(content)))
@@ -149,6 +155,7 @@ func (m *Module) Bytes() []byte {
 	add(3, m.funcs)
 	add(4, m.tables)
 	add(5, m.memory)
+	add(6, m.globals)
 	add(7, m.exports)
 	if m.start != nil {
 		out = append(out, Section(8, m.start)...)

@@ -65,12 +65,26 @@ func (c *Call) Context(ctx context.Context) context.Context {
 	return context.WithValue(ctx, key{}, c)
 }
 
+// Guest is the exports of an instance. It serves one request at a time.
+type Guest struct{ request, response api.Function }
+
+// Bind finds the exports of an instance.
+func Bind(mod api.Module) Guest {
+	return Guest{mod.ExportedFunction(HandleRequest), mod.ExportedFunction(HandleResponse)}
+}
+
+// Features returns the features that the guest has enabled.
+func (c *Call) Features() uint32 { return c.features }
+
+// SetFeatures enables features that the guest had enabled before it was made an image.
+func (c *Call) SetFeatures(f uint32) { c.features = f }
+
 // Serve lets an instance answer the request: it calls handle_request, next if the guest says so, and
 // then handle_response. The answer is complete, but for Finish, when it returns nil. Errors are the
 // engine's, or what the exchange has recorded.
-func (c *Call) Serve(ctx context.Context, mod api.Module, next http.Handler) error {
+func (c *Call) Serve(ctx context.Context, g Guest, next http.Handler) error {
 	c.Phase = abi.Requesting
-	results, err := mod.ExportedFunction(HandleRequest).Call(ctx)
+	results, err := g.request.Call(ctx)
 	if err != nil {
 		return err
 	}
@@ -87,7 +101,7 @@ func (c *Call) Serve(ctx context.Context, mod api.Module, next http.Handler) err
 	if failed != nil {
 		isError = 1
 	}
-	_, err = mod.ExportedFunction(HandleResponse).Call(ctx, results[0]>>32, isError)
+	_, err = g.response.Call(ctx, results[0]>>32, isError)
 	if failed != nil {
 		panic(failed) // it was the next handler's
 	}

@@ -53,7 +53,11 @@ func Instantiate(ctx context.Context, r wazero.Runtime) error {
 	for _, f := range functions {
 		params, results, _ := strings.Cut(f.sig, ":")
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, mod api.Module, stack []uint64) {
-			f.run(ctx.Value(key{}).(*Call), mod, stack)
+			c := ctx.Value(key{}).(*Call)
+			if ctx.Err() != nil { // the request is over
+				c.Fail(context.Cause(ctx))
+			}
+			f.run(c, mod, stack)
 		}), valueTypes(params), valueTypes(results)).Export(f.name)
 	}
 	if _, err := b.Instantiate(ctx); err != nil {

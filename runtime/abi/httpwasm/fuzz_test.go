@@ -73,7 +73,7 @@ func FuzzHostFunctions(f *testing.F) {
 			return // the data does not fit
 		}
 		defer mod.Close(ctx)
-		err = call.Serve(ctx, mod, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err = call.Serve(ctx, httpwasm.Bind(mod), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Next", "yes")
 			_, _ = w.Write([]byte("from next"))
 		}))

@@ -1,0 +1,266 @@
+package runtime_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+	"github.com/tetratelabs/wazero/sys"
+
+	"github.com/perigee-edge/perigee/internal/wasmbin"
+	. "github.com/perigee-edge/perigee/internal/wasmbin/wasmtest"
+)
+
+// metering returns an engine whose guests get as much fuel as they ask for.
+func metering(t testing.TB) wazero.Runtime {
+	ctx := t.Context()
+	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCoreFeatures(api.CoreFeaturesV2))
+	t.Cleanup(func() { _ = r.Close(context.Background()) })
+	i64 := []api.ValueType{api.ValueTypeI64}
+	b := r.NewHostModuleBuilder(wasmbin.HostModule)
+	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(_ context.Context, s []uint64) { s[0] += 250_000 }), i64, i64).Export(wasmbin.Refill)
+	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(context.Context, []uint64) { panic(errors.New("too deep")) }), nil, nil).Export(wasmbin.TooDeep)
+	if _, err := b.Instantiate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wasi_snapshot_preview1.MustInstantiate(ctx, r)
+	return r
+}
+
+// image puts a module's first memory content in place, as the runtime does by other means.
+func image(mod api.Module, r *wasmbin.Rewritten) {
+	for _, c := range r.Image {
+		mod.Memory().Write(c.Offset, c.Bytes)
+	}
+}
+
+func rewrite(t testing.TB, wasm []byte) *wasmbin.Rewritten {
+	t.Helper()
+	out, err := wasmbin.Rewrite(wasm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestRewrittenCommands runs outside programs as they are and rewritten: what they print and how they
+// end must be the same.
+func TestRewrittenCommands(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(conformance(t), "wasip1", "*", "*.wasm"))
+	if err != nil || len(files) < 20 {
+		t.Fatalf("%d programs, %v", len(files), err)
+	}
+	r := metering(t)
+	run := func(wasm []byte, image func(api.Module), start ...string) string {
+		code, err := r.CompileModule(t.Context(), wasm)
+		if err != nil {
+			return err.Error()
+		}
+		defer code.Close(t.Context())
+		var out, problems bytes.Buffer
+		dir := t.TempDir()
+		config := wazero.NewModuleConfig().WithName("").WithStdout(&out).WithStderr(&problems).WithArgs("a", "b 42").WithEnv("K", "v").
+			WithFSConfig(wazero.NewFSConfig().WithDirMount(dir, "/")).WithStartFunctions()
+		mod, err := r.InstantiateModule(t.Context(), code, config)
+		if err != nil {
+			return err.Error()
+		}
+		defer mod.Close(t.Context())
+		image(mod)
+		for _, name := range start {
+			if f := mod.ExportedFunction(name); f != nil && err == nil {
+				_, err = f.Call(t.Context())
+			}
+		}
+		how := fmt.Sprint(err)
+		if exit := (*sys.ExitError)(nil); errors.As(err, &exit) {
+			how = fmt.Sprint("exit ", exit.ExitCode())
+		}
+		how, _, _ = strings.Cut(how, "\n")
+		return fmt.Sprintf("%s\nout: %s\nerr: %s", how, &out, &problems)
+	}
+	for _, name := range files {
+		wasm, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := run(wasm, func(api.Module) {}, "_start")
+		meter := rewrite(t, wasm)
+		got := run(meter.Wasm, func(m api.Module) { image(m, meter) }, wasmbin.StartExport, "_start")
+		if got != want {
+			t.Errorf("%s: rewritten: %.500s\nas it was: %.500s", filepath.Base(name), got, want)
+		}
+	}
+}
+
+// program makes a random function of four i32 locals and two parameters: nested control flow, calls of
+// itself, memory and table-free bulk operations, traps.
+func program(rng *rand.Rand, left *int, blocks int, loops []bool) []byte {
+	var out []byte
+	value := func() []byte {
+		switch rng.IntN(4) {
+		case 0:
+			return Const(int(int32(rng.Uint32())) >> rng.IntN(31))
+		case 1:
+			return Cat(0x20, rng.IntN(6), Const(0xffff), 0x71, 0x28, 2, rng.IntN(100))
+		}
+		return Cat(0x20, rng.IntN(6))
+	}
+	set := func() []byte {
+		ops := []int{0x6a, 0x6b, 0x6c, 0x6d, 0x6f, 0x71, 0x72, 0x73, 0x74, 0x76, 0x77, 0x48, 0x4a}
+		return Cat(value(), value(), ops[rng.IntN(len(ops))], 0x21, []int{0, 2, 3, 4}[rng.IntN(4)])
+	}
+	for range 1 + rng.IntN(6) {
+		*left--
+		if *left < 0 {
+			break
+		}
+		switch rng.IntN(14) {
+		case 0, 1:
+			out = Cat(out, 0x02, 0x40, program(rng, left, blocks+1, append(loops, false)), 0x0b)
+		case 2, 3: // a loop that ends: local 5 counts down over all loops
+			out = Cat(out, 0x03, 0x40, 0x20, 5, Const(1), 0x6b, 0x22, 5, Const(0), 0x48, 0x04, 0x40, Const(7), 0x0f, 0x0b,
+				program(rng, left, blocks+1, append(loops, true)), value(), 0x0d, 0, 0x0b)
+		case 4:
+			out = Cat(out, value(), 0x04, 0x40, program(rng, left, blocks+1, append(loops, false)), 0x05, program(rng, left, blocks+1, append(loops, false)), 0x0b)
+		case 5:
+			if blocks > 0 {
+				if to := rng.IntN(blocks); !loops[blocks-1-to] {
+					out = Cat(out, value(), 0x0d, to)
+				}
+			}
+		case 6: // to the label of the function, with its result
+			out = Cat(out, Const(9), value(), 0x0d, blocks, 0x1a)
+		case 7:
+			out = Cat(out, value(), Const(3), 0x71, 0x04, 0x40, value(), 0x0f, 0x0b)
+		case 8: // call itself while the depth lasts
+			out = Cat(out, 0x20, 1, Const(0), 0x4a, 0x04, 0x40, value(), 0x20, 1, Const(1), 0x6b, Call(0), 0x21, 2, 0x0b)
+		case 9:
+			n := []byte{0xfc, 11, 0}
+			if rng.IntN(2) == 0 {
+				n = []byte{0xfc, 10, 0, 0}
+			}
+			out = Cat(out, value(), Const(0x1ffff), 0x71, value(), value(), Const(0xff), 0x71, n)
+		case 10:
+			out = Cat(out, value(), Const(0xffff), 0x71, value(), 0x36, 2, 0)
+		case 11:
+			if blocks > 0 && !loops[0] && !loops[blocks-1] {
+				out = Cat(out, 0x02, 0x40, value(), 0x0e, 2, 0, 1, blocks, 0x0b)
+			}
+		default:
+			out = Cat(out, set())
+		}
+	}
+	return out
+}
+
+// TestRewrittenPrograms runs random programs as they are and rewritten: results, traps and memory must
+// be the same, and the depth counter must balance.
+func TestRewrittenPrograms(t *testing.T) {
+	const seed = 3
+	rng := rand.New(rand.NewPCG(seed, seed))
+	r := metering(t)
+	ran, trapped := 0, 0
+	for i := range 300 {
+		var m Module
+		m.Memory(2, 2)
+		m.Data(100, "some text\x01\x02\x03\xff")
+		left := 40
+		body := program(rng, &left, 0, nil)
+		f := m.Func("ii:i", 4, Const(25), 0x21, 5, body, 0x20, 2)
+		m.Export("f", 0, f)
+		wasm := m.Bytes()
+		code, err := r.CompileModule(t.Context(), wasm)
+		if err != nil {
+			continue // br_table with labels of different types
+		}
+		meter := rewrite(t, wasm)
+		metered, err := r.CompileModule(t.Context(), meter.Wasm)
+		if err != nil {
+			t.Fatalf("program %d: rewritten: %v\n% x", i, err, wasm)
+		}
+		for range 4 {
+			args := []uint64{uint64(rng.Uint32()) >> rng.IntN(32), uint64(rng.IntN(3))}
+			var results [2]string
+			for j, c := range []wazero.CompiledModule{code, metered} {
+				mod, err := r.InstantiateModule(t.Context(), c, wazero.NewModuleConfig().WithName(""))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if j == 1 {
+					image(mod, meter)
+				}
+				got, err := mod.ExportedFunction("f").Call(t.Context(), args...)
+				how, _, _ := strings.Cut(fmt.Sprint(err), "\n")
+				b, _ := mod.Memory().Read(0, mod.Memory().Size())
+				results[j] = fmt.Sprint(got, how, crc(b))
+				if err != nil && j == 0 {
+					trapped++
+				}
+				_ = mod.Close(t.Context())
+			}
+			ran++
+			if results[0] != results[1] {
+				t.Fatalf("program %d %v: as it was %s, rewritten %s\n% x", i, args, results[0], results[1], wasm)
+			}
+		}
+		_, _ = code.Close(t.Context()), metered.Close(t.Context())
+	}
+	t.Logf("%d runs, %d trapped", ran, trapped)
+	if ran < 600 || trapped < 50 || trapped > ran*9/10 {
+		t.Errorf("%d runs and %d traps: the generator makes too little of one kind", ran, trapped)
+	}
+}
+
+func crc(b []byte) (h uint64) {
+	h = 14695981039346656037
+	for _, c := range b {
+		h = (h ^ uint64(c)) * 1099511628211
+	}
+	return h
+}
+
+// TestFuelIsCounted checks what instructions cost, whatever way a function is left.
+func TestFuelIsCounted(t *testing.T) {
+	r := metering(t)
+	spent := func(n int, body ...any) int64 {
+		var m Module
+		m.Memory(1, 0)
+		m.Export("f", 0, m.Func("i:i", 2, body...))
+		mod, err := r.Instantiate(t.Context(), rewrite(t, m.Bytes()).Wasm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mod.Close(t.Context())
+		fuel := mod.ExportedGlobal(wasmbin.FuelGlobal).(api.MutableGlobal)
+		fuel.Set(math.MaxInt64)
+		if _, err := mod.ExportedFunction("f").Call(t.Context(), uint64(n)); err != nil {
+			t.Fatal(err)
+		}
+		return math.MaxInt64 - int64(fuel.Get())
+	}
+	if got := spent(5, 0x20, 0, Const(1), 0x6a); got != 3 {
+		t.Errorf("three instructions cost %d", got)
+	}
+	early := Cat(0x20, 0, 0x04, 0x40, Const(1), 0x0f, 0x0b, Const(1), Const(1), Const(1), 0x6a, 0x6a)
+	if a, b := spent(1, early), spent(0, early); a != 4 || b != 7 {
+		t.Errorf("by a return: %d, want 4; by the end: %d, want 7", a, b)
+	}
+	countdown := Cat(Loop(0x20, 0, Const(1), 0x6b, 0x22, 0, 0x0d, 0), Const(0))
+	if a, b := spent(10, countdown), spent(1_000_010, countdown); a != 51 || b != 5_000_051 {
+		t.Errorf("ten turns of five cost %d, a million more %d", a, b)
+	}
+	if got := spent(40_000, Const(0), Const(1), 0x20, 0, 0xfc, 11, 0, Const(0)); got != 5+40_000/8 {
+		t.Errorf("filling 40,000 bytes costs %d", got)
+	}
+}
