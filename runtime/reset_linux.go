@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +31,19 @@ type frameRange struct {
 	_          uint64 // the kinds
 }
 
+// scan is what the kernel reads and writes during one call. It lives on the heap and never on a stack,
+// which the Go runtime may move while the kernel has an address in it.
+type scan struct {
+	args   scanArgs
+	ranges [128]frameRange
+}
+
 // tracker finds the frames of a memory that were written to: the kernel gave the process its own copy.
-type tracker struct{ pagemap *os.File }
+type tracker struct {
+	pagemap *os.File
+	fd      uintptr
+	scans   sync.Pool // of *scan
+}
 
 // openTracker returns an error where the system can't do this.
 func openTracker() (*tracker, error) {
@@ -39,7 +51,7 @@ func openTracker() (*tracker, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tracker{f}
+	t := &tracker{pagemap: f, fd: f.Fd(), scans: sync.Pool{New: func() any { return new(scan) }}}
 	probe := make([]byte, 4*frame)
 	at := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(probe))))
 	if err := t.written(at&^(frame-1), frame, func(int64, int64) {}); err != nil {
@@ -65,26 +77,27 @@ func (t *tracker) restore(b []byte, img *image) error {
 // written calls found for each range of frames that are private, present or swapped out, by their
 // distance from the start. The kernel may stop anywhere, so the walk goes on from there.
 func (t *tracker) written(start uint64, size int64, found func(from, to int64)) error {
-	var ranges [128]frameRange
+	sc := t.scans.Get().(*scan)
+	defer t.scans.Put(sc)
 	end := start + uint64(size)
 	for at := start; at < end; {
-		args := scanArgs{
+		sc.args = scanArgs{
 			size: uint64(unsafe.Sizeof(scanArgs{})), start: at, end: end,
-			vec: uint64(uintptr(unsafe.Pointer(&ranges))), vecLen: uint64(len(ranges)),
+			vec: uint64(uintptr(unsafe.Pointer(&sc.ranges))), vecLen: uint64(len(sc.ranges)),
 			inverted: frameFile | frameZero, mask: frameFile | frameZero, anyOf: framePresent | frameSwapped,
 			result: framePresent | frameSwapped,
 		}
-		n, _, errno := unix.Syscall(unix.SYS_IOCTL, t.pagemap.Fd(), pagemapScan, uintptr(unsafe.Pointer(&args)))
+		n, _, errno := unix.Syscall(unix.SYS_IOCTL, t.fd, pagemapScan, uintptr(unsafe.Pointer(&sc.args)))
 		if errno != 0 {
 			return fmt.Errorf("find written frames: %w", errno)
 		}
-		for _, r := range ranges[:n] {
+		for _, r := range sc.ranges[:n] {
 			found(int64(r.start-start), int64(r.end-start))
 		}
-		if args.walkEnd <= at {
+		if sc.args.walkEnd <= at {
 			return errors.New("find written frames: the walk does not advance")
 		}
-		at = args.walkEnd
+		at = sc.args.walkEnd
 	}
 	return nil
 }

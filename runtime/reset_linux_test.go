@@ -2,9 +2,12 @@ package runtime
 
 import (
 	"bytes"
+	"sync"
 	"testing"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 )
 
 // TestTrackerFindsAll writes to more ranges of frames than the kernel reports at once, in the image and
@@ -49,4 +52,53 @@ func TestTrackerFindsAll(t *testing.T) {
 			t.Fatalf("turn %d: the memory is not what it was", turn)
 		}
 	}
+}
+
+// TestTrackerOnGrowingStacks asks the kernel from new goroutines at every depth of the stack, so that
+// some of their stacks grow, and move, at the worst moment.
+func TestTrackerOnGrowingStacks(t *testing.T) {
+	tr, err := openTracker()
+	if err != nil {
+		t.Skipf("this kernel can't tell: %v", err)
+	}
+	defer tr.close()
+	const size = 64 * frame
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(mem) }()
+	for i := 0; i < size; i += 2 * frame {
+		mem[i] = 1 // every second frame: as many ranges as can be
+	}
+	start := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem))))
+	for depth := range 1000 {
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			nest(depth, func() {
+				n := 0
+				err := tr.written(start, size, func(from, to int64) {
+					if from != int64(n)*2*frame || to-from != frame {
+						t.Errorf("depth %d: range %d to %d", depth, from, to)
+					}
+					n++
+				})
+				if err != nil || n != size/frame/2 {
+					t.Errorf("depth %d: %d ranges, %v", depth, n, err)
+				}
+			})
+		})
+		wg.Wait()
+	}
+}
+
+// nest calls f with some more of the stack in use for each level.
+//
+//go:noinline
+func nest(depth int, f func()) {
+	if depth == 0 {
+		f()
+		return
+	}
+	nest(depth-1, f)
 }
