@@ -78,6 +78,7 @@ func (b brokenBody) Read(p []byte) (int, error) {
 
 // TestDeployRefused covers deploys that must change nothing and say why.
 func TestDeployRefused(t *testing.T) {
+	t.Parallel()
 	f := cluster(t, "fra", "wdc")
 	ctx := t.Context()
 	fra := f.Member("fra-1")
@@ -172,6 +173,7 @@ func signDeploy(t *testing.T, p *node.Person, fn function, parents []perigee.Dig
 // TestDeployInterrupted ends a client in the middle of a deploy: nothing is visible, and the next try
 // works, through another node, too.
 func TestDeployInterrupted(t *testing.T) {
+	t.Parallel()
 	f := cluster(t, "wdc", "fra", "mad")
 	op := f.Operator() // through wdc, which may not have the bundle
 	fn := pack(t, "cut", nil, perigee.Policy{Residency: []string{"eu"}})
@@ -224,6 +226,7 @@ func TestDeployInterrupted(t *testing.T) {
 // TestTwoDeploys deploys a function from two sides at once, again and again: one revision is live
 // everywhere, and whoever lost was told or is listed.
 func TestTwoDeploys(t *testing.T) {
+	t.Parallel()
 	f := cluster(t, "fra", "wdc")
 	first := deploy(t, f, pack(t, "twice", nil, perigee.Policy{}))
 	told, listed := 0, 0
@@ -279,6 +282,7 @@ func TestTwoDeploys(t *testing.T) {
 // TestDeployAroundDead deploys while a holder is down: first one that is only planned, then one that
 // the policy names.
 func TestDeployAroundDead(t *testing.T) {
+	t.Parallel()
 	f := cluster(t, "fra", "wdc", "syd")
 	pinned := pack(t, "pinned", nil, perigee.Policy{Pin: []string{"fra", "wdc"}})
 	deploy(t, f, pinned)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -264,23 +265,8 @@ func TestJoinRace(t *testing.T) {
 // TestJoinElsewhere redeems a token whose addresses lead to a node that may not.
 func TestJoinElsewhere(t *testing.T) {
 	t.Parallel()
-	s := newSingle(t)
-	s.run()
 	ctx := t.Context()
-	cfg := joiner(t, s.token(TokenSpec{Kind: record.TokenNode, Region: "wdc", Roles: []perigee.Role{perigee.RoleSigner}}))
-	if _, err := Join(ctx, cfg); err != nil {
-		t.Fatal(err)
-	}
-	second := singleConfig(t, cfg.Dir)
-	second.Socket = cfg.Socket
-	wdc, err := New(second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop := runNode(t, wdc)
-	ready := func() bool { return wdc.ready() == nil && len(s.View().Observed.Nodes) == 2 }
-	wait(t, 10*time.Second, "both are up", ready)
-
+	s, wdc, stop := pair(t)
 	p := s.person()
 	p.Client = wdc.Client()
 	token, err := p.CreateToken(ctx, node("syd"))
@@ -347,6 +333,43 @@ func TestStrangersCostLittle(t *testing.T) {
 	big := make([]byte, maxJoinBody+1)
 	err = session.post(t.Context(), "/join", big, nil)
 	wantErr(t, "a large body", err, "too large")
+}
+
+// TestReachOthers: this node and one of the others that it asks must reach an address; others that
+// do not answer don't count.
+func TestReachOthers(t *testing.T) {
+	addr := netip.MustParseAddrPort("203.0.113.7:7443")
+	view := &perigee.View{Observed: &perigee.Observed{Nodes: map[perigee.NodeID]*perigee.Peer{}}}
+	for id, region := range map[perigee.NodeID]perigee.Region{"fra-1": "fra", "fra-2": "fra", "wdc-1": "wdc", "syd-1": "syd"} {
+		view.Observed.Nodes[id] = &perigee.Peer{NodeClaims: perigee.NodeClaims{ID: id, Region: region}, State: perigee.NodeAlive}
+	}
+	no, yes, silent := says(http.StatusConflict, nil), says(http.StatusNoContent, nil), says(http.StatusInternalServerError, nil)
+	for _, c := range []struct {
+		here     error
+		syd, wdc peer
+		words    string // "" = it may join
+	}{
+		{nil, yes, yes, ""},
+		{nil, no, yes, ""},
+		{nil, silent, silent, ""},
+		{nil, no, no, "does not answer from syd-1 (syd), wdc-1 (wdc):"},
+		{nil, no, silent, "does not answer from syd-1 (syd):"},
+		{errBlocked, yes, no, "does not answer from fra-1 (fra), wdc-1 (wdc):"},
+		{errBlocked, yes, yes, "does not answer from fra-1 (fra):"},
+	} {
+		r := reacher{
+			self: view.Observed.Nodes["fra-1"].NodeClaims, view: func() *perigee.View { return view },
+			reach: func(context.Context, netip.AddrPort) error { return c.here },
+			control: func(id perigee.NodeID) http.RoundTripper {
+				return map[perigee.NodeID]peer{"syd-1": c.syd, "wdc-1": c.wdc}[id]
+			},
+		}
+		if err := r.check(t.Context(), addr); c.words != "" {
+			wantErr(t, c.words, err, c.words, addr.String(), "the token is still good")
+		} else if err != nil {
+			t.Errorf("%v", err)
+		}
+	}
 }
 
 // TestReach: what members may have each other try.

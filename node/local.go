@@ -35,7 +35,8 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 	if rep, ok := w.(edgeproxy.Reporter); ok {
 		rep.Report(res)
 	}
-	_, err := l.n.runtime.Invoke(ctx, rev, w, r, h.files)
+	usage, err := l.n.runtime.Invoke(ctx, rev, w, r, h.files)
+	res.Fuel = usage.Fuel
 	return res, l.refused(rev, err)
 }
 

@@ -131,6 +131,10 @@ func (n *Node) wire() error {
 	return n.wireFront(web)
 }
 
+// dialTimeout is for a handshake with another node. A request that meets a node which died a moment
+// ago waits so long before it goes to the next: it is to be answered within two seconds.
+const dialTimeout = 1500 * time.Millisecond
+
 // wireMesh makes the link and gossip, which rest on each other.
 func (n *Node) wireMesh(control http.Handler, join *joinServer) error {
 	advertise, err := n.advertise()
@@ -143,7 +147,7 @@ func (n *Node) wireMesh(control http.Handler, join *joinServer) error {
 		Socket: n.cfg.Socket, Identity: n.m.identity, Allow: n.allow, Addr: n.addr,
 		Hops:    http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.proxy.HopHandler().ServeHTTP(w, r) }),
 		Control: control, Join: join.handler(), Admin: n.meshAdmin(),
-		StatelessResetKey: &reset, Logger: n.log, Metrics: peerlink.NewMetrics(n.registry),
+		DialTimeout: dialTimeout, StatelessResetKey: &reset, Logger: n.log, Metrics: peerlink.NewMetrics(n.registry),
 	})
 	if err != nil {
 		return err

@@ -14,8 +14,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/perigee-edge/perigee"
-	"github.com/perigee-edge/perigee/gossip"
-	"github.com/perigee-edge/perigee/internal/peerlink"
 )
 
 // reacher tries whether members of the cluster reach an address that a joining node says is its own.
@@ -25,8 +23,8 @@ import (
 //	POST /reach    an address "IP:PORT" -> 204, or 409 and why not
 type reacher struct {
 	self    perigee.NodeClaims
-	gossip  *gossip.Gossip
-	link    *peerlink.Link
+	view    func() *perigee.View
+	reach   func(context.Context, netip.AddrPort) error // from here
 	control func(perigee.NodeID) http.RoundTripper
 	limit   *rate.Limiter // of what other members ask
 }
@@ -39,7 +37,7 @@ const (
 )
 
 func newReacher(n *Node) *reacher {
-	return &reacher{self: n.Claims(), gossip: n.gossip, link: n.link, control: n.link.Control, limit: rate.NewLimiter(reachRate, reachBurst)}
+	return &reacher{self: n.Claims(), view: n.View, reach: n.link.Reach, control: n.link.Control, limit: rate.NewLimiter(reachRate, reachBurst)}
 }
 
 // check requires that this node and, of the others that it asks, at least one reach the address.
@@ -53,7 +51,7 @@ func (c *reacher) check(ctx context.Context, addr netip.AddrPort) error {
 	for i, p := range others {
 		wg.Go(func() { failed[i] = c.ask(ctx, p.ID, addr) })
 	}
-	err := c.link.Reach(ctx, addr)
+	err := c.reach(ctx, addr)
 	wg.Wait()
 	var blocked []string
 	reached := 0
@@ -78,9 +76,9 @@ func (c *reacher) check(ctx context.Context, addr netip.AddrPort) error {
 // others chooses members to ask, those in other regions first.
 func (c *reacher) others() []*perigee.Peer {
 	var far, near []*perigee.Peer
-	for id, p := range c.gossip.View().Observed.Nodes {
+	for _, p := range byID(c.view().Observed.Nodes) {
 		switch {
-		case id == c.self.ID || p.State != perigee.NodeAlive || p.Draining:
+		case p.ID == c.self.ID || p.State != perigee.NodeAlive || p.Draining:
 		case p.Region != c.self.Region:
 			far = append(far, p)
 		default:
@@ -130,7 +128,7 @@ func (c *reacher) handler() http.Handler {
 		default:
 			ctx, cancel := context.WithTimeout(r.Context(), reachTime)
 			defer cancel()
-			done(w, c.link.Reach(ctx, addr))
+			done(w, c.reach(ctx, addr))
 		}
 	})
 }

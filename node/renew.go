@@ -58,12 +58,21 @@ func (r *renewer) look(ctx context.Context) time.Duration {
 	return renewEvery
 }
 
-// renew gets a new certificate and puts it into use once it is on the disk.
+// renew gets a new certificate and puts it into use.
 func (r *renewer) renew(ctx context.Context) error {
 	chain, err := r.issue(ctx)
 	if err != nil {
 		return err
 	}
+	if err := r.use(chain); err != nil {
+		return err
+	}
+	r.log.Info("certificate renewed", "expires", r.m.identity.Expires())
+	return nil
+}
+
+// use puts a certificate into use once it is on the disk.
+func (r *renewer) use(chain [][]byte) error {
 	fresh, err := identity.NewNode(r.m.genesis.Cluster, r.m.identity.Root(), r.m.identity.Key(), chain)
 	if err != nil {
 		return fmt.Errorf("the certificate that came back: %w", err)
@@ -77,11 +86,7 @@ func (r *renewer) renew(ctx context.Context) error {
 	if err := r.dir.saveChain(chain); err != nil {
 		return err
 	}
-	if err := r.m.identity.SetChain(chain); err != nil {
-		return err
-	}
-	r.log.Info("certificate renewed", "expires", r.m.identity.Expires())
-	return nil
+	return r.m.identity.SetChain(chain)
 }
 
 func (r *renewer) issue(ctx context.Context) ([][]byte, error) {
@@ -106,8 +111,9 @@ func (r *renewer) issue(ctx context.Context) ([][]byte, error) {
 // signers lists addresses to ask: known signers first, then the nodes that this one met at its join.
 func (r *renewer) signers() []string {
 	var out []string
-	for _, p := range r.gossip.View().Observed.Nodes {
-		if p.HasRole(perigee.RoleSigner) {
+	self := r.m.identity.Claims().ID
+	for id, p := range r.gossip.View().Observed.Nodes {
+		if id != self && p.HasRole(perigee.RoleSigner) {
 			out = append(out, p.Addr.String())
 		}
 	}

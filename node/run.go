@@ -16,6 +16,7 @@ const (
 	leaveTime    = 2 * time.Second        // for peers to hear goodbye
 	leaveAlone   = 200 * time.Millisecond // the same, when all others are going too
 	reportEvery  = time.Second
+	lastWord     = 300 * time.Millisecond // for a removed node to hear of it before its connections are cut
 )
 
 // part is one running component and the way to stop it.
@@ -103,6 +104,9 @@ func (n *Node) drain(ctx context.Context) {
 
 // goodbye returns how long to wait for peers to hear it.
 func (n *Node) goodbye() time.Duration {
+	if n.View().Desired.Revoked[n.ID()] {
+		return leaveAlone
+	}
 	for id, p := range n.View().Observed.Nodes {
 		if id != n.ID() && p.Routable() {
 			return leaveTime
@@ -113,7 +117,10 @@ func (n *Node) goodbye() time.Duration {
 
 // handOver waits until each live revision that is here is also where it is planned now, if anywhere.
 func (n *Node) handOver(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, handoverTime)
+	if n.View().Desired.Revoked[n.ID()] {
+		return // nobody takes anything from this node any more
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(handoverTime, n.cfg.DrainTimeout/2))
 	defer cancel()
 	changed := n.gossip.Watch(ctx)
 	for n.rep.neededHere(n.View()) && ctx.Err() == nil {
@@ -132,10 +139,15 @@ func (n *Node) follow(ctx context.Context) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	desired := n.View().Desired
+	cut := time.NewTimer(0) // a removal may have come before this began
+	defer cut.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-cut.C:
+			n.link.Recheck()
+			continue
 		case <-changed:
 		case <-tick.C:
 			load := n.load()
@@ -146,7 +158,7 @@ func (n *Node) follow(ctx context.Context) error {
 			continue
 		}
 		if !maps.Equal(before.Revoked, desired.Revoked) {
-			n.link.Recheck()
+			cut.Reset(lastWord) // new connections are refused from now on
 		}
 		if desired.Revoked[n.ID()] {
 			return ErrRemoved

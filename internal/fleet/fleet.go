@@ -112,7 +112,7 @@ func (f *Fleet) found(ctx context.Context) error {
 		return err
 	}
 	f.genesis = founded.Genesis
-	socket, err := f.socket(region)
+	socket, err := f.socket(region, anyPort)
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (f *Fleet) Join(ctx context.Context, region perigee.Region) (*Member, error
 	if err != nil {
 		return nil, err
 	}
-	socket, err := f.socket(region)
+	socket, err := f.socket(region, anyPort)
 	if err != nil {
 		return nil, err
 	}
@@ -168,13 +168,15 @@ func (f *Fleet) dir(i int) node.Dir {
 
 func (f *Fleet) port(i int) string {
 	if f.cfg.Port == 0 {
-		return "127.0.0.1:0"
+		return anyPort
 	}
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(f.cfg.Port+i))
 }
 
-func (f *Fleet) socket(region perigee.Region) (net.PacketConn, error) {
-	c, err := node.ListenMesh("127.0.0.1:0")
+const anyPort = "127.0.0.1:0"
+
+func (f *Fleet) socket(region perigee.Region, addr string) (net.PacketConn, error) {
+	c, err := node.ListenMesh(addr)
 	if err != nil {
 		return nil, err
 	}

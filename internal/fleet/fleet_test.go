@@ -229,6 +229,7 @@ func TestDistance(t *testing.T) {
 
 // TestTen runs ten nodes in one process: nodes are values without globals.
 func TestTen(t *testing.T) {
+	t.Parallel()
 	f := start(t, true, "fra", "fra", "wdc", "wdc", "syd", "syd", "tok", "sao", "lon", "mad")
 	m, archive := hello(t, perigee.Policy{})
 	rev := deploy(t, f, m, archive)
@@ -251,6 +252,7 @@ func TestTen(t *testing.T) {
 // TestResidency checks that a node outside a function's residency stores none of it, also as the
 // entry of the deploy.
 func TestResidency(t *testing.T) {
+	t.Parallel()
 	f := start(t, true, "wdc", "fra", "mad")
 	m, archive := hello(t, perigee.Policy{Residency: []string{"eu"}})
 	deploy(t, f, m, archive)
@@ -292,6 +294,7 @@ func bundles(t *testing.T, m *fleet.Member) (names []string) {
 
 // TestFailover cuts the holder off without a word: the next request is answered elsewhere soon.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	f := start(t, true, "fra", "wdc", "syd")
 	m, archive := hello(t, perigee.Policy{Pin: []string{"wdc", "syd"}, Prefer: []string{"wdc"}})
 	deploy(t, f, m, archive)
@@ -313,6 +316,7 @@ func TestFailover(t *testing.T) {
 
 // TestMembers kills, restarts and stops a member while others look at it.
 func TestMembers(t *testing.T) {
+	t.Parallel()
 	f := start(t, true, "fra", "wdc")
 	wdc := f.Member("wdc-1")
 	var looks sync.WaitGroup

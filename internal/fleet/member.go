@@ -119,13 +119,16 @@ func (m *Member) waitUp(ctx context.Context) error {
 	}
 }
 
-// Restart starts a stopped member again from its directory, on a new mesh port and the same HTTPS
-// port.
+// Restart starts a stopped member again from its directory, on the same ports, or on another mesh
+// port if its own was taken meanwhile.
 func (f *Fleet) Restart(ctx context.Context, m *Member) error {
 	if m.Running() {
 		return fmt.Errorf("restart %s: it runs", m.ID())
 	}
-	socket, err := f.socket(m.region)
+	socket, err := f.socket(m.region, m.life.Load().socket.LocalAddr().String())
+	if err != nil {
+		socket, err = f.socket(m.region, anyPort)
+	}
 	if err != nil {
 		return err
 	}
