@@ -35,8 +35,8 @@ test: ## unit tests, clusters in one process, stories with real processes
 	cd guest && go test ./...
 
 .PHONY: race
-race: ## the same under the race detector (needs a C compiler)
-	CGO_ENABLED=1 go test -race ./...
+race: ## the same under the race detector, without the stories (needs a C compiler)
+	CGO_ENABLED=1 go test -race -short ./...
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

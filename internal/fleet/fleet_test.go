@@ -191,11 +191,14 @@ func TestDistance(t *testing.T) {
 	if r := get(t, f, wdc); r.status != 200 || r.receipt.Node != "wdc-1" {
 		t.Errorf("from wdc: %+v", r)
 	}
-	get(t, f, syd) // opens the connection
-	r := get(t, f, syd)
-	if want := f.Distance("syd", "wdc"); r.receipt.Node != "wdc-1" || r.took < want*9/10 || r.took > want+want/2+100*time.Millisecond {
-		t.Errorf("from syd: want wdc-1, the nearer of the two, after about %v: %+v", want, r)
-	}
+	// The distance is measured, and a machine without a free processor makes every distance long.
+	eventually(t, 30*time.Second, "from syd the nearer holder answers, after the distance to it", func() error {
+		want, r := f.Distance("syd", "wdc"), get(t, f, syd)
+		if r.receipt.Node != "wdc-1" || r.took < want*9/10 || r.took > want+want/2+100*time.Millisecond {
+			return fmt.Errorf("want wdc-1 after about %v: %+v", want, r)
+		}
+		return nil
+	})
 	if r := get(t, f, syd, "Perigee-Prefer-Region", "fra"); r.receipt.Node != "fra-1" {
 		t.Errorf("syd prefers fra: %+v", r)
 	}
