@@ -118,7 +118,9 @@ func TestBundlePeers(t *testing.T) {
 			t.Errorf("%s: %d %.200q, want %d and %.80q", c.what, status, body, c.status, c.words)
 		}
 	}
-	s.want("taken for a deploy", goodRev.ID, perigee.Warm)
+	wait(t, 5*time.Second, "what was taken for a deploy is warm in its row", func() bool {
+		return s.rep.warmth(goodRev.ID) == perigee.Warm && s.View().Observed.Nodes["fra-1"].Revisions[goodRev.ID] == perigee.Warm
+	})
 	s.setDraining()
 	wait(t, 5*time.Second, "it sees that it drains", func() bool { return s.View().Observed.Nodes["fra-1"].Draining })
 	if status, body := ask("POST", "/bundles/offer", strings.NewReader(frame(goodRecord))); status != 409 || !strings.Contains(body, "stopping") {
