@@ -29,6 +29,7 @@ type Config struct {
 	MaxResponse  perigee.Bytes // of one response; default: runtime's
 	DrainTimeout time.Duration // for running requests at a stop; default 30 s
 	Receipt      string        // for functions that name none: "full", "region" (default) or "off"
+	Steer        string        // the most that any function may let its clients choose: "off", "prefer" or "force" (default)
 
 	Socket  net.PacketConn // mesh socket made by the caller instead of Listen; the node closes it, also when New fails
 	OnHTTPS net.Listener   // listener made by the caller instead of HTTPS; likewise

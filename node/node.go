@@ -174,7 +174,7 @@ func (n *Node) wireFront(web *webSigner) error {
 	n.proxy, err = edgeproxy.New(edgeproxy.Config{
 		Self: me.ID, Region: me.Region, View: n.View, Local: local{n}, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, Peer: peerOf,
 		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
-		Receipt: n.cfg.Receipt, Logger: n.log, Metrics: edgeproxy.NewMetrics(n.registry),
+		Receipt: n.cfg.Receipt, Steer: n.cfg.Steer, Logger: n.log, Metrics: edgeproxy.NewMetrics(n.registry),
 	})
 	return err
 }
