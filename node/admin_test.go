@@ -430,6 +430,37 @@ func TestHealth(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
+// TestStarting: what a node waits for before it takes traffic the first time.
+func TestStarting(t *testing.T) {
+	s := newSingle(t)
+	s.readiness.start(time.Now())
+	s.seeds = seedFile{Advertise: "192.0.2.1:7443"}
+	wantErr(t, "a new member", s.ready(), "has not arrived")
+	s.seeds = seedFile{}
+	if err := s.ready(); err != nil {
+		t.Errorf("the first node of a cluster: %v", err)
+	}
+	one, two := perigee.Digest{1}, perigee.Digest{2}
+	for i, c := range []struct {
+		others []perigee.Peer
+		want   bool
+	}{
+		{nil, true},
+		{[]perigee.Peer{{State: perigee.NodeAlive, Row: perigee.Row{Digest: one}}}, true},
+		{[]perigee.Peer{{State: perigee.NodeAlive, Row: perigee.Row{Digest: two}}}, false},
+		{[]perigee.Peer{{State: perigee.NodeDead, Row: perigee.Row{Digest: one}}}, false},
+		{[]perigee.Peer{{State: perigee.NodeAlive, Row: perigee.Row{Digest: two}}, {State: perigee.NodeAlive, Row: perigee.Row{Digest: one}}}, true},
+	} {
+		v := &perigee.View{Desired: &perigee.Desired{Digest: one}, Observed: &perigee.Observed{Self: "me", Nodes: map[perigee.NodeID]*perigee.Peer{"me": {}}}}
+		for j := range c.others {
+			v.Observed.Nodes[perigee.NodeID(fmt.Sprint(j))] = &c.others[j]
+		}
+		if got := agrees(v); got != c.want {
+			t.Errorf("case %d: %v", i, got)
+		}
+	}
+}
+
 // TestServeEnds: handlers end with the server, and it waits for them.
 func TestServeEnds(t *testing.T) {
 	t.Parallel()
@@ -485,7 +516,7 @@ func TestServeEnds(t *testing.T) {
 
 // TestFaults: each fault of the runtime has its word in the request path.
 func TestFaults(t *testing.T) {
-	var l local
+	l := local{newSingle(t).Node}
 	for _, c := range []struct {
 		err  *runtime.GuestError
 		want edgeproxy.Fault
@@ -504,6 +535,13 @@ func TestFaults(t *testing.T) {
 	}
 	if err := l.refused("x", nil); err != nil {
 		t.Errorf("no error: %v", err)
+	}
+	var hop *perigee.HopError
+	if err := l.refused("x", fmt.Errorf("here: %w", runtime.ErrOverloaded)); !errors.As(err, &hop) || hop.Code != perigee.RefusedOverloaded || hop.Load == nil {
+		t.Errorf("overloaded: %v", err)
+	}
+	if err := l.refused("x", runtime.ErrNotLoaded); !isNotHere(err) {
+		t.Errorf("not loaded: %v", err)
 	}
 	if err := l.refused("x", io.EOF); err != io.EOF {
 		t.Errorf("another error: %v", err)

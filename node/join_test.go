@@ -159,6 +159,7 @@ func TestJoinAgain(t *testing.T) {
 		return session
 	}
 	session := open()
+	session.client.Close() // the connection breaks: another is opened
 	if _, _, err := session.join(ctx, cfg, key); err != nil {
 		t.Fatal(err)
 	}
@@ -211,6 +212,7 @@ func TestJoinAgain(t *testing.T) {
 	}
 	defer session.close()
 	for range 2 {
+		session.client.Close()
 		reply, err := session.login(ctx, thief)
 		if err != nil || reply.Role != "operator" || len(reply.Addrs) == 0 {
 			t.Errorf("login: %+v, %v", reply, err)
@@ -283,6 +285,22 @@ func TestJoinElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	token.Addrs = []string{mesh}
+
+	// Another machine with the same name, which joined on the other side of a partition.
+	if err := wdc.checkName(); err != nil {
+		t.Errorf("its own name: %v", err)
+	}
+	key := ed25519.PrivateKey(mustKey(t))
+	chain, err := s.m.signer.IssueNode(s.m.genesis.Cluster, wdc.Claims(), key.Public().(ed25519.PublicKey), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin := &Node{gossip: wdc.gossip, m: &membership{}}
+	if twin.m.identity, err = identity.NewNode(s.m.genesis.Cluster, s.m.identity.Root(), key, chain); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, "its twin", twin.checkName(), "another machine joined as wdc-1", "join again")
+
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -524,6 +542,10 @@ func TestAddress(t *testing.T) {
 			t.Errorf("%q, %+v: %v, %v, want %s", c.set, c.seed, got, err, c.want)
 		}
 	}
+	_, err = s.renewer.join.reachable(t.Context(), "203.0.113.9:1000", "127.0.0.1:7443")
+	wantErr(t, "a loopback address from afar", err, "loopback")
+	_, err = s.renewer.join.reachable(t.Context(), "pipe", "")
+	wantErr(t, "no address at all", err, "pipe")
 	for _, bad := range []string{"x", "host:1", "1.2.3.4", "1.2.3.4:0", ":99999", "[::]:7443", "224.0.0.1:1", "[fe80::1%eth0]:1"} {
 		s.cfg.Advertise = bad
 		_, err := s.advertise()

@@ -192,8 +192,9 @@ func (s *joinServer) name(r *http.Request, body []byte) (any, error) {
 	return nil, refuse(http.StatusConflict, "%s-1 to %s-%d are taken: set an id in node.toml", t.Token.Region, t.Token.Region, maxNames)
 }
 
-func isNode(k record.TokenKind) bool   { return k == record.TokenNode }
-func isPerson(k record.TokenKind) bool { return k != record.TokenNode }
+func isNode(k record.TokenKind) bool { return k == record.TokenNode }
+
+func isPerson(k record.TokenKind) bool { return k == record.TokenDeploy || k == record.TokenOperator }
 
 func (s *joinServer) taken(id perigee.NodeID) bool {
 	v := s.gossip.View()
