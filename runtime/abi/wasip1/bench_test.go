@@ -28,7 +28,7 @@ func BenchmarkCall(b *testing.B) {
 		b.Run(call.name+"/ours", func(b *testing.B) {
 			g := newGuest(b, wasip1.Config{Stdout: io.Discard, Check: func() {}})
 			g.iovec(20)
-			loop(b, g, call.name, call.args)
+			repeat(b, g, call.name, call.args)
 		})
 		b.Run(call.name+"/engine", func(b *testing.B) {
 			ctx := context.Background()
@@ -41,12 +41,12 @@ func BenchmarkCall(b *testing.B) {
 			}
 			g := &guest{t: b, mod: mod, ctx: ctx}
 			g.iovec(20)
-			loop(b, g, call.name, call.args)
+			repeat(b, g, call.name, call.args)
 		})
 	}
 }
 
-func loop(b *testing.B, g *guest, name string, args []uint64) {
+func repeat(b *testing.B, g *guest, name string, args []uint64) {
 	f := g.mod.ExportedFunction("loop_" + name)
 	args = append(args[:len(args):len(args)], uint64(b.N))
 	b.ReportAllocs()

@@ -46,6 +46,9 @@ func (d *descriptor) seekable() bool {
 
 // readAt reads once.
 func (d *descriptor) readAt(b []byte, offset int64) (int, errno) {
+	if offset >= d.info.Size() {
+		return 0, success
+	}
 	var n int
 	var err error
 	switch f := d.file.(type) {

@@ -1,0 +1,3 @@
+module example.com/wasiguest
+
+go 1.26
