@@ -1,0 +1,3 @@
+module example.com/cgiguest
+
+go 1.26
