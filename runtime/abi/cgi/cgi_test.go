@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -208,4 +209,47 @@ func TestProgram(t *testing.T) {
 			t.Errorf("%s", body)
 		}
 	})
+}
+
+// TestC runs a program in C, which streams both ways and reads files (its source is beside it).
+func TestC(t *testing.T) {
+	wasm, err := os.ReadFile("testdata/upper.wasm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t, wasm)
+	srv := h.server()
+	in, out := io.Pipe()
+	req, _ := http.NewRequest(http.MethodPost, srv.URL+"/some/path", in)
+	res, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	lines := bufio.NewReader(res.Body)
+	line := func() string {
+		s, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("%q, %v", s, err)
+		}
+		return s
+	}
+	if got := line() + line() + line(); got != "POST /some/path program 1\na.txt 5\nb.txt 3\n" {
+		t.Errorf("%q", got)
+	}
+	for _, s := range []string{"first\n", "second\n"} { // the second is sent when the first has come back
+		if _, err := io.WriteString(out, s); err != nil {
+			t.Fatal(err)
+		}
+		if got := line(); got != strings.ToUpper(s) {
+			t.Errorf("%q", got)
+		}
+	}
+	_ = out.Close()
+	if rest, err := io.ReadAll(lines); len(rest) > 0 || err != nil {
+		t.Errorf("%q, %v", rest, err)
+	}
+	if log := h.log.String(); !strings.Contains(log, `line="write a file: Read-only file system"`) {
+		t.Errorf("log: %s", log)
+	}
 }

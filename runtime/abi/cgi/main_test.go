@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -86,6 +87,7 @@ func (h *host) serve(w http.ResponseWriter, r *http.Request) (*abi.Exchange, err
 	}
 	system := wasip1.New(wasip1.Config{
 		Args: []string{"program"}, Env: call.Env(map[string]string{"GREETING": "good day", "HTTP_X": "forged", "REMOTE_USER": "root"}),
+		Files: fstest.MapFS{"data/a.txt": {Data: []byte("01234")}, "data/b.txt": {Data: []byte("012")}},
 		Stdin: call.Stdin(), Stdout: call.Stdout(), Stderr: call.Stderr(), Check: check,
 		Sleep: func(d time.Duration) {
 			call.Idle()
