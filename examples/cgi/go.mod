@@ -1,0 +1,3 @@
+module example.com/cgi
+
+go 1.26
