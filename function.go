@@ -11,7 +11,7 @@ type Manifest struct {
 	Wasm      string            `toml:"wasm" json:"wasm"`                     // path of the module, relative to the manifest
 	Files     string            `toml:"files" json:"files,omitempty"`         // path of the directory of static files; "" = none
 	Next      string            `toml:"next" json:"next,omitempty"`           // what an http-wasm handler wraps: "files", the default (others not obeyed yet)
-	Isolation string            `toml:"isolation" json:"isolation,omitempty"` // "request", the default, or "fresh" ("shared" not obeyed yet)
+	Isolation string            `toml:"isolation" json:"isolation,omitempty"` // "request", the default, "fresh" or "shared"
 	Secrets   []string          `toml:"secrets" json:"secrets,omitempty"`     // (not obeyed yet)
 	Outbound  []string          `toml:"outbound" json:"outbound,omitempty"`   // (not obeyed yet)
 	Receipt   string            `toml:"receipt" json:"receipt,omitempty"`     // "full", "region" or "off"; "" = the node's setting
@@ -32,7 +32,7 @@ type Route struct {
 type Limits struct {
 	Memory      Bytes    `toml:"memory" json:"memory"`           // linear memory; default DefaultMemory
 	Timeout     Duration `toml:"timeout" json:"timeout"`         // wall time; default DefaultTimeout, 0 = none
-	Fuel        uint64   `toml:"fuel" json:"fuel"`               // instructions; 0 = unlimited (others not obeyed yet)
+	Fuel        uint64   `toml:"fuel" json:"fuel"`               // instructions of one request; 0 = unlimited
 	Concurrency int      `toml:"concurrency" json:"concurrency"` // requests at once per node; 0 = the node decides
 }
 

@@ -168,7 +168,7 @@ func (r *replicator) load(ctx context.Context, rev *perigee.Revision, to perigee
 	h := &holding{rev: rev, warmth: to}
 	h.used.Store(start.UnixNano())
 	if to == perigee.Warm {
-		spec := runtime.Spec{Function: name, Digest: rev.Bundle, Wasm: b.Wasm, Files: b.Files, Limits: rev.Manifest.Limits, Env: rev.Manifest.Env, Fresh: rev.Manifest.Isolation == "fresh"}
+		spec := runtime.Spec{Function: name, Digest: rev.Bundle, Wasm: b.Wasm, Files: b.Files, Limits: rev.Manifest.Limits, Env: rev.Manifest.Env, Isolation: rev.Manifest.Isolation}
 		if err := r.runtime.Load(ctx, rev.ID, spec); err != nil {
 			return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)
 		}

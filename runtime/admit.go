@@ -12,11 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tetratelabs/wazero"
-
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/digest"
-	"github.com/perigee-edge/perigee/internal/wasmbin"
 )
 
 // The limits of the admission child.
@@ -101,10 +98,11 @@ func (r *Runtime) admitted(ctx context.Context, d perigee.Digest, wasm []byte) (
 
 // verdict is what the child prints.
 type verdict struct {
-	Engine  string      `json:"engine"`
-	Report  *Report     `json:"report,omitempty"`
-	Refused *ErrRefused `json:"refused,omitempty"`
-	Compile int64       `json:"compile_ms"`
+	Engine  string         `json:"engine"`
+	Module  perigee.Digest `json:"module"` // rewritten
+	Report  *Report        `json:"report,omitempty"`
+	Refused *ErrRefused    `json:"refused,omitempty"`
+	Compile int64          `json:"compile_ms"`
 }
 
 // compileInChild runs the child on a module and takes over what it made. Nothing of a child that
@@ -131,19 +129,23 @@ func (r *Runtime) compileInChild(ctx context.Context, module perigee.Digest, was
 	}
 	rec := receipt{
 		Module: module, Engine: v.Engine, Entry: r.codeID + "/" + filepath.Base(made[0]),
-		Report: *v.Report, Compile: v.Compile, Made: time.Now().UTC(),
+		Rewritten: v.Module, Report: *v.Report, Compile: v.Compile, Made: time.Now().UTC(),
 	}
 	if rec.Code, rec.Size, err = digestFile(made[0]); err != nil {
 		return receipt{}, err
 	}
-	target := filepath.Join(r.config.Dir, codeDir, filepath.FromSlash(rec.Entry))
+	target := r.codeName(rec)
 	if err := os.Rename(made[0], target); err != nil {
 		return receipt{}, fmt.Errorf("keep compiled code: %w", err)
 	}
 	if err := syncDir(filepath.Dir(target)); err != nil {
 		return receipt{}, fmt.Errorf("keep compiled code: %w", err)
 	}
-	return rec, r.writeReceipt(rec)
+	if err := r.writeReceipt(rec); err != nil {
+		return receipt{}, err
+	}
+	r.evict()
+	return rec, nil
 }
 
 // Why a child is ended.
@@ -215,35 +217,4 @@ func (c *capped) Write(p []byte) (int, error) {
 	c.left -= keep
 	c.b.Write(p[:keep])
 	return len(p), nil
-}
-
-// compiled returns the code of a module, mapped and ready. It never compiles in this process: the
-// engine compiles silently what it does not find, so what it will look for is verified first.
-func (r *Runtime) compiled(ctx context.Context, spec Spec) (wazero.CompiledModule, *wasmbin.Rewritten, Report, error) {
-	rec, err := r.admitted(ctx, spec.Digest, spec.Wasm)
-	if err != nil {
-		return nil, nil, Report{}, err
-	}
-	select {
-	case r.loading <- struct{}{}:
-		defer func() { <-r.loading }()
-	case <-ctx.Done():
-		return nil, nil, Report{}, fmt.Errorf("wait for other loads: %w", context.Cause(ctx))
-	}
-	if err := r.breaker.begin(rec.Module); err != nil {
-		return nil, nil, Report{}, err
-	}
-	start := time.Now()
-	module, err := wasmbin.Rewrite(spec.Wasm) // as the child did: the engine finds its code by this
-	if err != nil {
-		r.breaker.end(rec.Module)
-		return nil, nil, Report{}, refused(err)
-	}
-	code, err := r.engine.CompileModule(ctx, module.Wasm)
-	r.breaker.end(rec.Module)
-	if err != nil {
-		return nil, nil, Report{}, fmt.Errorf("map compiled code: %w", err)
-	}
-	r.config.Metrics.loadSeconds.Observe(time.Since(start).Seconds())
-	return code, module, rec.Report, nil
 }

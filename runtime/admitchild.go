@@ -11,9 +11,9 @@ import (
 	"runtime/debug"
 	"time"
 
-	"github.com/tetratelabs/wazero"
-
+	"github.com/perigee-edge/perigee/internal/digest"
 	"github.com/perigee-edge/perigee/internal/wasmbin"
+	"github.com/perigee-edge/perigee/runtime/sandbox"
 )
 
 // AdmitMain is the main function of the admission child: the hidden subcommand "admit" of the program.
@@ -63,16 +63,8 @@ func admit(wasm []byte, dir string) (verdict, error) {
 	if errors.As(refused(err), &no) {
 		return verdict{Refused: no}, nil
 	}
-	ctx := context.Background()
-	cache, err := wazero.NewCompilationCacheWithDir(dir)
-	if err != nil {
-		return verdict{}, err
-	}
-	defer cache.Close(ctx)
-	engine := wazero.NewRuntimeWithConfig(ctx, engineConfig(cache))
-	defer engine.Close(ctx)
 	start := time.Now()
-	if _, err := engine.CompileModule(ctx, module.Wasm); err != nil {
+	if err := sandbox.Compile(context.Background(), dir, module.Wasm); err != nil {
 		return verdict{Refused: &ErrRefused{Rule: "compile", Detail: err.Error()}}, nil
 	}
 	took := time.Since(start)
@@ -80,5 +72,5 @@ func admit(wasm []byte, dir string) (verdict, error) {
 	if err != nil || len(made) != 1 {
 		return verdict{}, fmt.Errorf("the engine left %d directories in %s; this processor may not be supported", len(made), filepath.Base(dir))
 	}
-	return verdict{Engine: engineID(made[0].Name()), Report: &report, Compile: took.Milliseconds()}, nil
+	return verdict{Engine: engineID(made[0].Name()), Module: digest.Sum(module.Wasm), Report: &report, Compile: took.Milliseconds()}, nil
 }

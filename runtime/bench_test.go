@@ -77,8 +77,7 @@ func benchmarkInvoke(b *testing.B, wasm []byte) {
 // turns, so that what else the machine does hits all.
 func BenchmarkIsolation(b *testing.B) {
 	stock := newStock(b, hello(b))
-	image, reset := open(b, runtime.Config{}), open(b, runtime.Config{})
-	runtime.NoReset(image)
+	image, reset := open(b, runtime.Config{DisableReuse: true}), open(b, runtime.Config{})
 	for _, r := range []*runtime.Runtime{image, reset} {
 		load(b, r, "f", hello(b), perigee.Limits{Timeout: perigee.DefaultTimeout})
 	}
@@ -140,7 +139,7 @@ func newStock(b *testing.B, wasm []byte) *stock {
 func (s *stock) serve(b *testing.B, w http.ResponseWriter, req *http.Request) {
 	limits := abi.Limits{Response: 1 << 20, Buffer: 1 << 20, Headers: 100, HeaderBytes: 10_000}
 	var dropped atomic.Int64
-	x := &abi.Exchange{Request: req, Answer: abi.NewAnswer(w, req.Method, limits), Log: abi.NewLog(slog.Default(), abi.NewLogRate(), &dropped), Limits: limits}
+	x := &abi.Exchange{Request: req, Answer: abi.NewAnswer(w, req.Method, limits), Log: abi.NewLog(slog.Default(), abi.NewLogRate(), &dropped), Limits: limits, Await: func(f func()) { f() }}
 	call := httpwasm.NewCall(x)
 	ctx, cancel := context.WithTimeout(call.Context(req.Context()), 30*time.Second)
 	defer cancel()
@@ -150,7 +149,7 @@ func (s *stock) serve(b *testing.B, w http.ResponseWriter, req *http.Request) {
 		b.Fatal(err)
 	}
 	defer mod.Close(ctx)
-	if err := call.Serve(ctx, httpwasm.Bind(mod), nil); err != nil {
+	if err := call.Serve(ctx, mod.ExportedFunction, nil); err != nil {
 		b.Fatal(err)
 	}
 	if err := x.Answer.Finish(); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -24,23 +23,45 @@ const (
 	GuestResponseTooLarge = abi.ResponseTooLarge
 	GuestMemory           = abi.Memory
 	GuestBadResponse      = abi.BadResponse
+	GuestFuel             = abi.Fuel
 )
 
 // How the instance of a request was made.
 const (
-	StartFresh = "fresh" // from compiled code, and the guest's start functions ran
-	StartImage = "image" // from compiled code and an image of a guest that had started
-	StartReset = "reset" // it served others before, and was restored from the image
+	StartFresh  = "fresh"  // from compiled code, and the guest's start functions ran
+	StartImage  = "image"  // from compiled code and an image of a guest that had started
+	StartReset  = "reset"  // it served others before, and was restored from the image
+	StartShared = "shared" // it served others before, and what they left is there
 )
+
+// Overload says what there was not enough of. It is an ErrOverloaded.
+type Overload struct {
+	Limit  string // LimitConcurrency or LimitNodeMemory
+	Detail string
+}
+
+// What an Overload is about.
+const (
+	LimitConcurrency = "concurrency" // limits.concurrency of the function
+	LimitNodeMemory  = "node-memory" // the node's memory for guests
+)
+
+// Error returns the limit and the detail.
+func (e *Overload) Error() string { return ErrOverloaded.Error() + ": " + e.Detail }
+
+// Is reports whether target is ErrOverloaded.
+func (e *Overload) Is(target error) bool { return target == ErrOverloaded }
 
 // Usage is what one request used. It is filled as far as the request came.
 type Usage struct {
-	Start       string        // how the instance was made: StartFresh, StartImage or StartReset
+	Start       string        // how the instance was made: StartFresh, StartImage, StartReset or StartShared
 	Wall        time.Duration // from the making of the instance to the end of the response
 	Init        time.Duration // the part of Wall before the guest saw the request
+	Guest       time.Duration // the part of Wall in which it did not wait in the host's functions, or for its turn to compute
 	Fuel        uint64        // what the guest computed, about one unit an instruction; the same for the same work
 	MemoryPages int           // linear memory at its end, in pages of 64 KiB; it never shrinks
 	Sent        bool          // response headers have left: the caller can't answer with an error page any more
+	BytesIn     int64         // of the request body, as far as it was read
 	BytesOut    int64         // of the response body, as the guest wrote it
 }
 
@@ -63,14 +84,14 @@ var errDeadline = errors.New("limits.timeout")
 // A panic of next is passed on. When the function's timeout ends a request whose client is slow, the
 // deadlines of its connection are moved to the past, where w allows it, so that Invoke returns.
 func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.ResponseWriter, req *http.Request, next http.Handler) (usage Usage, err error) {
-	rev, err := r.acquire(id)
+	rev, err := r.acquire(ctx, id)
 	if err != nil {
 		return usage, err
 	}
 	defer r.release(rev)
-	s, start, err := r.slot(rev)
+	i, err := rev.module.Get()
 	if err != nil {
-		return usage, err
+		return usage, r.overloaded(rev, LimitNodeMemory, err.Error())
 	}
 	if next == nil {
 		next = http.NotFoundHandler()
@@ -80,85 +101,51 @@ func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.Resp
 		ctx, cancel = context.WithTimeoutCause(ctx, rev.timeout, errDeadline)
 		defer cancel()
 	}
-	var dropped atomic.Int64
-	request := *req
-	x := &abi.Exchange{
-		Request: &request,
-		Answer:  abi.NewAnswer(w, req.Method, r.limits),
-		Log:     abi.NewLog(rev.logger, rev.logRate, &dropped),
-		Limits:  r.limits,
-	}
-	i := newInstance(r, s, x)
+	q := newRequest(r, rev, i, w, req)
 	r.config.Metrics.inFlight.Inc()
 	defer func() {
-		x.Log.Close()
+		q.close()
+		usage = q.usage()
+		i.End(q.clean)
 		r.config.Metrics.inFlight.Dec()
-		r.config.Metrics.logDropped.Add(float64(dropped.Load()))
-		usage = Usage{
-			Start: start, Wall: time.Since(i.started), Init: i.init, Fuel: i.fuel(),
-			MemoryPages: int(s.memory.size / pageBytes), Sent: x.Answer.Sent(), BytesOut: x.Answer.Bytes(),
-		}
-		rev.notePeak(s.memory.size)
-		i.end()
+		r.config.Metrics.logDropped.Add(float64(q.dropped.Load()))
 		r.config.Metrics.invokeSeconds.Observe(usage.Wall.Seconds())
 		r.config.Metrics.invocations.WithLabelValues(outcome(err)).Inc()
 	}()
-	defer unblock(ctx, w, x.Answer)()
-	if err = i.run(ctx, next); err != nil {
+	defer unblock(ctx, w, q.exchange.Answer)()
+	if err = q.run(ctx, next); err != nil {
 		return usage, fmt.Errorf("invoke %s: %w", rev.function, err)
 	}
-	if names := x.Answer.Dropped(); len(names) > 0 {
+	if names := q.exchange.Answer.Dropped(); len(names) > 0 {
 		rev.logger.Warn("response headers dropped", "headers", names)
 	}
 	return usage, nil
 }
 
-// slot returns a restored slot, or one that is new, and which it is.
-func (r *Runtime) slot(rev *revision) (*slot, string, error) {
-	if s := rev.pool.get(); s != nil {
-		return s, StartReset, nil
-	}
-	reserved := rev.peak.Load()
-	if !r.budget.take(reserved) {
-		return nil, "", r.overloaded(rev, "the node's memory budget is taken")
-	}
-	s, err := newSlot(rev, reserved, r.budget)
-	if err != nil {
-		return nil, "", r.overloaded(rev, err.Error())
-	}
-	if s.memory.Reallocate(uint64(rev.initial)) == nil && rev.initial > 0 {
-		s.memory.release()
-		return nil, "", r.overloaded(rev, "the system has no memory")
-	}
-	if s.image.ready {
-		return s, StartImage, nil
-	}
-	return s, StartFresh, nil
-}
-
-// dropIdle drops the idle slots of all revisions.
-func (r *Runtime) dropIdle() {
+// acquire finds a revision, wakes it if need be, and counts a request for it.
+func (r *Runtime) acquire(ctx context.Context, id perigee.RevisionID) (*revision, error) {
 	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for _, rev := range r.revs {
-		rev.pool.empty()
-	}
-}
-
-// acquire finds a revision and takes one of its slots.
-func (r *Runtime) acquire(id perigee.RevisionID) (*revision, error) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
 	rev, ok := r.revs[id]
 	if !ok {
+		r.mu.RUnlock()
 		return nil, fmt.Errorf("invoke %s: %w", id, ErrNotLoaded)
 	}
-	if rev.inFlight.Add(1) > rev.slots {
+	if rev.inFlight.Add(1) > rev.most {
 		rev.inFlight.Add(-1)
-		return nil, r.overloaded(rev, fmt.Sprintf("all %d slots are taken", rev.slots))
+		r.mu.RUnlock()
+		return nil, r.overloaded(rev, LimitConcurrency, fmt.Sprintf("%d requests are running", rev.most))
 	}
 	rev.refs.Add(1)
 	r.active.Add(1)
+	r.mu.RUnlock()
+	rev.last.Store(time.Now().UnixNano())
+	if rev.asleep.Load() {
+		if err := r.wake(ctx, rev); err != nil {
+			r.release(rev)
+			return nil, fmt.Errorf("invoke %s: %w", rev.function, err)
+		}
+		r.sleepIdle()
+	}
 	return rev, nil
 }
 
@@ -168,19 +155,9 @@ func (r *Runtime) release(rev *revision) {
 	r.active.Done()
 }
 
-func (r *Runtime) overloaded(rev *revision, why string) error {
+func (r *Runtime) overloaded(rev *revision, limit, why string) error {
 	r.config.Metrics.invocations.WithLabelValues("overloaded").Inc()
-	return fmt.Errorf("invoke %s: %w: %s", rev.function, ErrOverloaded, why)
-}
-
-// notePeak keeps the largest memory a request has used.
-func (rev *revision) notePeak(size int64) {
-	for {
-		old := rev.peak.Load()
-		if size <= old || rev.peak.CompareAndSwap(old, size) {
-			return
-		}
-	}
+	return fmt.Errorf("invoke %s: %w", rev.function, &Overload{Limit: limit, Detail: why})
 }
 
 // unblock arranges that reads from and writes to the client end when ctx does: a guest that waits in

@@ -82,10 +82,12 @@ func scribble(t *testing.T, r *runtime.Runtime, id perigee.RevisionID, n int, se
 // must see it when instances are used again without a reset.
 func TestIsolation(t *testing.T) {
 	wasm := scribbler().Bytes()
-	answers := func(change func(*runtime.Runtime), n int) map[string]int {
-		r := open(t, runtime.Config{Logger: slog.New(slog.DiscardHandler)})
-		change(r)
-		load(t, r, "f", wasm, perigee.Limits{Timeout: perigee.Duration(500 * time.Millisecond)})
+	answers := func(isolation string, reuse bool, n int) map[string]int {
+		r := open(t, runtime.Config{Logger: slog.New(slog.DiscardHandler), DisableReuse: !reuse})
+		err := r.Load(t.Context(), "f", runtime.Spec{Function: "f", Wasm: wasm, Isolation: isolation, Limits: perigee.Limits{Timeout: perigee.Duration(500 * time.Millisecond)}})
+		if err != nil {
+			t.Fatal(err)
+		}
 		all := map[string]int{}
 		var mu sync.Mutex
 		var wg sync.WaitGroup
@@ -102,23 +104,23 @@ func TestIsolation(t *testing.T) {
 		wg.Wait()
 		return all
 	}
-	oracle := answers(runtime.NoImages, 20)
+	oracle := answers("fresh", true, 20)
 	if len(oracle) != 1 {
 		t.Fatalf("new instances answer %v", oracle)
 	}
-	for name, change := range map[string]func(*runtime.Runtime){"reset": func(*runtime.Runtime) {}, "image": runtime.NoReset} {
+	for _, reuse := range []bool{true, false} {
 		n := 3000
-		if name == "image" {
+		if !reuse {
 			n = 200
 		}
-		got := answers(change, n)
+		got := answers("request", reuse, n)
 		for answer := range oracle {
 			if len(got) != 1 || got[answer] < n*8/10 {
-				t.Errorf("%s: answers %v; want only %s", name, got, answer)
+				t.Errorf("reuse %v: answers %v; want only %s", reuse, got, answer)
 			}
 		}
 	}
-	if got := answers(runtime.FalseReset, 100); len(got) < 10 {
+	if got := answers("shared", true, 100); len(got) < 10 {
 		t.Errorf("without a reset the test sees only %v", got)
 	}
 }
@@ -144,9 +146,14 @@ func TestIsolationOfGo(t *testing.T) {
 	if starts[runtime.StartReset] < 190 {
 		t.Errorf("starts %v", starts)
 	}
-	runtime.FalseReset(r)
+	if err := r.Load(t.Context(), "s", runtime.Spec{Function: "s", Wasm: testguest(t), Isolation: "shared"}); err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
-		w, _, _ := invoke(t, r, "g", get("/count"))
+		w, usage, err := invoke(t, r, "s", get("/count"))
+		if err != nil || usage.Start != runtime.StartImage && usage.Start != runtime.StartShared {
+			t.Errorf("%+v, %v", usage, err)
+		}
 		seen["count "+w.Body.String()] = true
 	}
 	if !seen["count 2"] {
@@ -156,7 +163,7 @@ func TestIsolationOfGo(t *testing.T) {
 
 // TestPoolGivesWay checks that idle instances do not keep memory from other functions.
 func TestPoolGivesWay(t *testing.T) {
-	r := open(t, runtime.Config{MemoryBudget: 9 * 64 * perigee.KiB})
+	r := open(t, runtime.Config{MemoryBudget: 18 * 64 * perigee.KiB})
 	for _, id := range []perigee.RevisionID{"a", "b", "a", "b"} {
 		load(t, r, id, scribbler().Bytes(), perigee.Limits{})
 		if _, usage, err := invoke(t, r, id, get("/")); err != nil || usage.Start != runtime.StartImage {
@@ -168,7 +175,7 @@ func TestPoolGivesWay(t *testing.T) {
 // TestFresh checks that a revision may ask for a start of its own in each request.
 func TestFresh(t *testing.T) {
 	r := open(t, runtime.Config{})
-	err := r.Load(t.Context(), "f", runtime.Spec{Function: "f", Wasm: scribbler().Bytes(), Fresh: true})
+	err := r.Load(t.Context(), "f", runtime.Spec{Function: "f", Wasm: scribbler().Bytes(), Isolation: "fresh"})
 	if err != nil {
 		t.Fatal(err)
 	}

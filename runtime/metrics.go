@@ -14,6 +14,8 @@ type Metrics struct {
 	admitSeconds  prometheus.Histogram
 	loadSeconds   prometheus.Histogram
 	loaded        prometheus.Gauge
+	sleeps        prometheus.Counter
+	evictions     prometheus.Counter
 	inFlight      prometheus.Gauge
 	memoryBytes   prometheus.Gauge
 	logDropped    prometheus.Counter
@@ -43,6 +45,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		loaded: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "perigee_runtime_loaded_revisions", Help: "Revisions that can be invoked.",
 		}),
+		sleeps: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "perigee_runtime_sleeps_total", Help: "Revisions whose code was unmapped for others, until their next request.",
+		}),
+		evictions: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "perigee_runtime_evictions_total", Help: "Modules whose compiled code was removed from the cache for others.",
+		}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "perigee_runtime_inflight_requests", Help: "Requests that a guest is working on.",
 		}),
@@ -54,7 +62,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.invocations, m.invokeSeconds, m.admissions, m.admitSeconds, m.loadSeconds, m.loaded, m.inFlight, m.memoryBytes, m.logDropped)
+		reg.MustRegister(m.invocations, m.invokeSeconds, m.admissions, m.admitSeconds, m.loadSeconds, m.loaded, m.sleeps, m.evictions, m.inFlight, m.memoryBytes, m.logDropped)
 	}
 	return m
 }

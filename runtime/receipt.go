@@ -21,6 +21,7 @@ import (
 // The names in Config.Dir.
 const (
 	codeDir       = "code"
+	moduleDir     = "modules"
 	receiptDir    = "receipts"
 	loadingDir    = "loading"
 	stagingPrefix = "admit-"
@@ -29,14 +30,15 @@ const (
 // receipt is the outcome of an admission: that this machine, with this engine, has compiled this
 // module, and what file that made. It is named for the digest of the module as it was given.
 type receipt struct {
-	Module  perigee.Digest `json:"module"`
-	Engine  string         `json:"engine"` // version, architecture, system, processor features, rewriter
-	Entry   string         `json:"entry"`  // file below code/, with slashes
-	Code    perigee.Digest `json:"code"`   // of that file
-	Size    perigee.Bytes  `json:"size"`   // of that file
-	Report  Report         `json:"report"`
-	Compile int64          `json:"compile_ms"`
-	Made    time.Time      `json:"made"`
+	Module    perigee.Digest `json:"module"`
+	Rewritten perigee.Digest `json:"rewritten"` // the module as it runs
+	Engine    string         `json:"engine"`    // version, architecture, system, processor features, rewriter
+	Entry     string         `json:"entry"`     // file below code/, with slashes
+	Code      perigee.Digest `json:"code"`      // of that file
+	Size      perigee.Bytes  `json:"size"`      // of that file
+	Report    Report         `json:"report"`
+	Compile   int64          `json:"compile_ms"`
+	Made      time.Time      `json:"made"`
 }
 
 // engineID names all that compiled code depends on. Code moved to another kind of processor must not
@@ -47,7 +49,9 @@ func engineID(codeID string) string {
 	return codeID + "+" + digest.Of(h).Short()
 }
 
-func receiptName(d perigee.Digest) string { return hex.EncodeToString(d[:]) + ".json" }
+func fileName(d perigee.Digest) string { return hex.EncodeToString(d[:]) }
+
+func receiptName(d perigee.Digest) string { return fileName(d) + ".json" }
 
 // readReceipt returns the receipt of a module if there is one for this engine and the code that it
 // names is there, whole and unchanged. Otherwise it says why not.
@@ -68,7 +72,7 @@ func (r *Runtime) readReceipt(module perigee.Digest) (receipt, error) {
 	case !filepath.IsLocal(rec.Entry):
 		return rec, errors.New("read receipt: its entry is not a local name")
 	}
-	got, size, err := digestFile(filepath.Join(r.config.Dir, codeDir, filepath.FromSlash(rec.Entry)))
+	got, size, err := digestFile(r.codeName(rec))
 	if err != nil {
 		return rec, err
 	}

@@ -7,28 +7,24 @@
 // to bring down; the outcome is a receipt. Load verifies that the compiled code is the one the receipt
 // names and maps it. Invoke lets an instance answer one request.
 //
-// The code that runs is not the author's own but rewritten (wasmbin.Rewrite): it pays in fuel for what
-// it computes, and when that is used up it asks for more (refill), which is when a deadline ends it and
-// others get the processor. Nothing else can interrupt a guest's machine code, and the collector waits
-// for it.
+// The code that runs is not the author's own but rewritten (wasmbin.Rewrite), so that it meters itself.
+// Package sandbox runs it: it keeps each guest as it was after its start, and gives every request an
+// instance that no other has touched, in microseconds. What a guest read while it started is frozen in
+// that image: its environment, the time, the seeds that it drew; what it asks for later is fresh. A guest
+// that can't be continued from an image is started for each request.
 //
-// Load also starts the guest once, without a request, and keeps its memory and globals as an image. An
-// instance maps the image copy-on-write (StartImage). After a request the kernel tells which frames of
-// its memory were written to; those and the globals are restored, and the instance waits for the next
-// request (StartReset). What one request leaves behind no other can see. An instance is dropped instead
-// after any failure, when its memory grew, and when it touched what can't be restored: tables, opaque
-// globals, open files. A guest that can't be continued from an image is started for each request
-// (StartFresh). What a guest read while it started is frozen in the image: its environment, the time,
-// the seeds that it drew; what it asks for later is fresh.
+// A revision whose code is not needed for a while sleeps when others need the room: its code is unmapped,
+// and mapped again from the cache for its next request.
 //
 // What a guest may use is bounded: memory by its limit and by the node's budget, time by its deadline,
-// the response and the log by bytes, requests at once by slots. Who breaks a bound gets a *GuestError
-// and the node goes on. Guests see the functions of http-wasm and WASI preview 1, real clocks, their
-// environment, the files of their bundle, and nothing else of the machine.
+// what it computes by its fuel, the response and the log by bytes, requests at once by a number. Who breaks
+// a bound gets a *GuestError and the node goes on. Guests see the functions of their ABI and of WASI
+// preview 1, real clocks, their environment, the files of their bundle, and nothing else of the machine.
 //
 // Config.Dir holds, all 0700 and owned by this package:
 //
 //	code/wazero-<version>-<arch>-<os>/<key>   compiled code, written by wazero in the child
+//	modules/<digest of the module>.wasm       the rewritten module, to find the code by
 //	receipts/<digest of the module>           JSON, see receipt
 //	loading/<digest of the module>            JSON, see breaker
 //	admit-*                                   what a running child writes; removed by New and Admit
@@ -51,24 +47,26 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/tetratelabs/wazero"
-	"github.com/tetratelabs/wazero/api"
-
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/runtime/abi"
 	"github.com/perigee-edge/perigee/runtime/abi/httpwasm"
+	"github.com/perigee-edge/perigee/runtime/abi/wasip1"
+	"github.com/perigee-edge/perigee/runtime/sandbox"
 )
 
 // Config is what a Runtime needs. Only Dir has no default.
 type Config struct {
 	Dir          string        // code cache, receipts; made if it is missing
 	Admit        []string      // argv of the admission child; default: this program with the argument "admit"
-	MemoryBudget perigee.Bytes // guest memory of all requests together; default 1 GiB
+	MemoryBudget perigee.Bytes // guest memory of all requests together, and of images; default 1 GiB
+	CodeMemory   perigee.Bytes // compiled code that is mapped; beyond it revisions that are not used sleep; default 1 GiB
+	CodeCache    perigee.Bytes // files of compiled code in Dir; beyond it those that were not used for longest go; default 8 GiB
 	MaxResponse  perigee.Bytes // bytes of one response body, streamed; default 1 GiB
 	MaxBuffer    perigee.Bytes // bytes of one body that a guest asks to have kept whole; default 16 MiB
-	Slots        int           // requests at once of a function that sets no concurrency; default 16 per processor
+	Slots        int           // requests at once that Stats says a function without limits.concurrency is good for; default 16 per processor
 	Logger       *slog.Logger  // default slog.Default()
 	Metrics      *Metrics      // default: counted, not exported
+	DisableReuse bool          // each request gets a new instance: slower and always right, to look for faults
 }
 
 func (c *Config) fill() error {
@@ -83,6 +81,8 @@ func (c *Config) fill() error {
 		c.Admit = []string{self, "admit"}
 	}
 	c.MemoryBudget = cmp.Or(c.MemoryBudget, perigee.GiB)
+	c.CodeMemory = cmp.Or(c.CodeMemory, perigee.GiB)
+	c.CodeCache = cmp.Or(c.CodeCache, 8*perigee.GiB)
 	c.MaxResponse = cmp.Or(c.MaxResponse, perigee.GiB)
 	c.MaxBuffer = cmp.Or(c.MaxBuffer, 16*perigee.MiB)
 	c.Slots = cmp.Or(c.Slots, 16*goruntime.GOMAXPROCS(0))
@@ -109,15 +109,9 @@ var (
 type Runtime struct {
 	config Config
 	limits abi.Limits
-	engine wazero.Runtime
-	cache  wazero.CompilationCache
+	engine *sandbox.Engine
 	codeID string // name of the engine's directory under code/: version, architecture, system
 	lock   dirLock
-	budget *budget
-
-	tracker *tracker         // nil where the system can't tell what was written to
-	images  bool             // guests are started once, by Load
-	restore func(*slot) bool // makes a slot new again, or can't
 
 	breaker   breaker
 	admitting chan struct{} // holds one token: one child at a time
@@ -137,7 +131,7 @@ func New(c Config) (*Runtime, error) {
 	if err := c.fill(); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{codeDir, receiptDir, loadingDir} {
+	for _, sub := range []string{codeDir, moduleDir, receiptDir, loadingDir} {
 		if err := os.MkdirAll(filepath.Join(c.Dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("open the code cache: %w", err)
 		}
@@ -153,16 +147,12 @@ func New(c Config) (*Runtime, error) {
 		config: c,
 		limits: abi.Limits{Response: int64(c.MaxResponse), Buffer: int64(c.MaxBuffer), Headers: maxHeaders, HeaderBytes: maxHeaderBytes},
 		lock:   lock,
-		budget: &budget{free: int64(c.MemoryBudget), taken: c.Metrics.memoryBytes},
 
 		breaker:   breaker{dir: filepath.Join(c.Dir, loadingDir)},
 		admitting: make(chan struct{}, 1),
 		loading:   make(chan struct{}, 1),
 		revs:      map[perigee.RevisionID]*revision{},
-		images:    true,
 	}
-	r.budget.dropIdle = r.dropIdle
-	r.restore = func(s *slot) bool { return s.restore(r.tracker) }
 	err = r.open(alone)
 	if err == nil {
 		err = lock.share()
@@ -187,15 +177,16 @@ func (r *Runtime) open(alone bool) (err error) {
 			return err
 		}
 	}
-	if r.cache, err = wazero.NewCompilationCacheWithDir(code); err != nil {
-		return fmt.Errorf("open the code cache: %w", err)
-	}
 	ctx := context.Background()
-	r.engine = wazero.NewRuntimeWithConfig(ctx, engineConfig(r.cache))
-	if r.tracker, err = openTracker(); err != nil {
-		r.config.Logger.Warn("instances are not used again: each request makes one from its image", "err", err)
+	taken := r.config.Metrics.memoryBytes
+	r.engine, err = sandbox.New(ctx, sandbox.Config{
+		Cache: code, Memory: int64(r.config.MemoryBudget), DisableReuse: r.config.DisableReuse, Logger: r.config.Logger,
+		Taken: func(delta int64) { taken.Add(float64(delta)) },
+	})
+	if err != nil {
+		return err
 	}
-	return errors.Join(instantiateMeter(ctx, r.engine), instantiateWASI(ctx, r.engine), httpwasm.Instantiate(ctx, r.engine))
+	return errors.Join(wasip1.Instantiate(ctx, r.engine.Wasm()), httpwasm.Instantiate(ctx, r.engine.Wasm()))
 }
 
 // removeStale removes what dead children have left, and the code of other engines.
@@ -219,15 +210,6 @@ func removeStale(dir, codeID string) error {
 	return err
 }
 
-// engineConfig is what decides how code is compiled. The child and the parent must agree on it, else
-// the parent would not find what the child compiled.
-func engineConfig(cache wazero.CompilationCache) wazero.RuntimeConfig {
-	return wazero.NewRuntimeConfig().
-		WithCoreFeatures(api.CoreFeaturesV2).
-		WithDebugInfoEnabled(false).
-		WithCompilationCache(cache)
-}
-
 // engineDir returns the name of the directory in which this version of the engine keeps compiled code,
 // which it tells only by making it.
 func engineDir(dir string) (name string, err error) {
@@ -236,8 +218,8 @@ func engineDir(dir string) (name string, err error) {
 		return "", fmt.Errorf("open the code cache: %w", err)
 	}
 	defer os.RemoveAll(probe)
-	if _, err = wazero.NewCompilationCacheWithDir(probe); err != nil {
-		return "", fmt.Errorf("open the code cache: %w", err)
+	if err := sandbox.MakeCache(probe); err != nil {
+		return "", err
 	}
 	made, err := os.ReadDir(probe)
 	if err != nil || len(made) != 1 {
@@ -266,7 +248,7 @@ func (r *Runtime) Stats(id perigee.RevisionID) (perigee.Load, bool) {
 	if !ok {
 		return perigee.Load{}, false
 	}
-	return perigee.Load{InFlight: rev.inFlight.Load(), Slots: rev.slots}, true
+	return perigee.Load{InFlight: rev.inFlight.Load(), Slots: rev.comfort}, true
 }
 
 // Close refuses new requests, waits for those that run until ctx ends, and closes the engine.
@@ -275,7 +257,6 @@ func (r *Runtime) Close(ctx context.Context) error {
 	r.closed = true
 	for id, rev := range r.revs {
 		delete(r.revs, id)
-		rev.pool.close()
 		rev.unref()
 	}
 	r.mu.Unlock()
@@ -294,14 +275,8 @@ func (r *Runtime) Close(ctx context.Context) error {
 
 // shut gives up what open took, as far as it came.
 func (r *Runtime) shut(ctx context.Context) (err error) {
-	if r.tracker != nil {
-		r.tracker.close()
-	}
 	if r.engine != nil {
 		err = r.engine.Close(ctx)
-	}
-	if r.cache != nil {
-		err = errors.Join(err, r.cache.Close(ctx))
 	}
 	return errors.Join(err, r.lock.unlock())
 }

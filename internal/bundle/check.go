@@ -84,11 +84,7 @@ func (c *checker) identity(m *perigee.Manifest) {
 	}
 	c.choice("receipt", m.Receipt, "full", "region", "off")
 	c.choice("steer", m.Steer, "off", steerPrefer, "force")
-	if m.Isolation == "shared" {
-		c.unobeyed("isolation", `use "request" or "fresh" instead of "shared"`)
-	} else {
-		c.choice("isolation", m.Isolation, isolationRequest, "fresh")
-	}
+	c.choice("isolation", m.Isolation, isolationRequest, "fresh", "shared")
 	if m.Next != "" && m.Next != nextFiles {
 		c.unobeyed("next", fmt.Sprintf("use %q or remove it", nextFiles))
 	}
@@ -144,9 +140,6 @@ func (c *checker) limits(l *perigee.Limits) {
 	}
 	if l.Timeout < 0 {
 		c.add("limits.timeout", `%s is negative: use a time like "30s", or "0" for none`, l.Timeout)
-	}
-	if l.Fuel != 0 {
-		c.unobeyed("limits.fuel", "use 0 or remove it; the timeout holds")
 	}
 	if l.Concurrency < 0 || l.Concurrency > maxConcurrency {
 		c.add("limits.concurrency", "%d is out of range: use 1 to %d, or 0 to let the node decide", l.Concurrency, maxConcurrency)

@@ -18,7 +18,6 @@ var unobeyed = map[string]string{
 	"next":                       `"https://example.com"`,
 	"secrets":                    `["A"]`,
 	"outbound":                   `["https://example.com"]`,
-	"limits.fuel":                `1`,
 	"placement.callers[]":        `[{}]`,
 	"placement.callers[].from":   ``,
 	"placement.callers[].run":    ``,

@@ -43,6 +43,7 @@ type Exchange struct {
 	Log     *Log
 	Limits  Limits
 	Phase   Phase
+	Await   func(f func()) // runs f, in which a host function waits for the world outside
 
 	err error // why it was ended
 }

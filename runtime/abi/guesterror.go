@@ -11,6 +11,7 @@ const (
 	ResponseTooLarge Kind = "response-too-large" // body or headers above the limits
 	Memory           Kind = "memory"             // it wanted more than limits.memory and then failed
 	BadResponse      Kind = "bad-response"       // what it answered is not HTTP
+	Fuel             Kind = "fuel"               // it used more than limits.fuel
 )
 
 // GuestError is a failure that is the guest's doing. The node is fine, and another node would see the

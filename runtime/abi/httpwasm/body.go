@@ -52,11 +52,15 @@ func (c *Call) readRequestBody(buf []byte) uint64 {
 	if c.Request.Body == nil {
 		return eof
 	}
-	if c.Answer.Started() { // the client may wait for it before it sends more
-		c.Must(c.Answer.Flush())
-	}
 	for {
-		n, err := c.Request.Body.Read(buf)
+		var n int
+		var err error
+		c.Await(func() {
+			if c.Answer.Started() { // the client may wait for it before it sends more
+				c.Must(c.Answer.Flush())
+			}
+			n, err = c.Request.Body.Read(buf)
+		})
 		if c.features&bufferRequest != 0 {
 			if int64(len(c.readRequest)+n) > c.Limits.Buffer {
 				c.Fail(&abi.GuestError{Kind: abi.Trap, Detail: fmt.Sprintf("more than %d bytes of request body while request buffering is on", c.Limits.Buffer)})
@@ -93,11 +97,13 @@ func (c *Call) writeBody(mod api.Module, s []uint64) {
 			c.rewritten = true
 			c.Answer.ResetBody()
 		}
-		if len(p) == 0 {
-			c.Must(c.Answer.Flush())
-			return
-		}
-		c.Must(c.Answer.Write(p))
+		c.Await(func() {
+			if len(p) == 0 {
+				c.Must(c.Answer.Flush())
+			} else {
+				c.Must(c.Answer.Write(p))
+			}
+		})
 	default:
 		c.Trap("body kind %d is unknown; use 0 or 1", kind)
 	}

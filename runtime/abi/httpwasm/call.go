@@ -65,26 +65,18 @@ func (c *Call) Context(ctx context.Context) context.Context {
 	return context.WithValue(ctx, key{}, c)
 }
 
-// Guest is the exports of an instance. It serves one request at a time.
-type Guest struct{ request, response api.Function }
-
-// Bind finds the exports of an instance.
-func Bind(mod api.Module) Guest {
-	return Guest{mod.ExportedFunction(HandleRequest), mod.ExportedFunction(HandleResponse)}
-}
-
 // Features returns the features that the guest has enabled.
 func (c *Call) Features() uint32 { return c.features }
 
 // SetFeatures enables features that the guest had enabled before it was made an image.
 func (c *Call) SetFeatures(f uint32) { c.features = f }
 
-// Serve lets an instance answer the request: it calls handle_request, next if the guest says so, and
+// Serve lets an instance, whose exports are found by export, answer the request: it calls handle_request, next if the guest says so, and
 // then handle_response. The answer is complete, but for Finish, when it returns nil. Errors are the
 // engine's, or what the exchange has recorded.
-func (c *Call) Serve(ctx context.Context, g Guest, next http.Handler) error {
+func (c *Call) Serve(ctx context.Context, export func(name string) api.Function, next http.Handler) error {
 	c.Phase = abi.Requesting
-	results, err := g.request.Call(ctx)
+	results, err := export(HandleRequest).Call(ctx)
 	if err != nil {
 		return err
 	}
@@ -101,7 +93,7 @@ func (c *Call) Serve(ctx context.Context, g Guest, next http.Handler) error {
 	if failed != nil {
 		isError = 1
 	}
-	_, err = g.response.Call(ctx, results[0]>>32, isError)
+	_, err = export(HandleResponse).Call(ctx, results[0]>>32, isError)
 	if failed != nil {
 		panic(failed) // it was the next handler's
 	}
@@ -120,7 +112,7 @@ func (c *Call) next(ctx context.Context, next http.Handler) (failed any, err err
 	}
 	c.nextBody(r)
 	w := c.Answer.Next()
-	next.ServeHTTP(w, r)
+	c.Await(func() { next.ServeHTTP(w, r) })
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("next handler: %w", err)
 	}

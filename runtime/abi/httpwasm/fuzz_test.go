@@ -59,7 +59,8 @@ func FuzzHostFunctions(f *testing.F) {
 		var dropped atomic.Int64
 		x := &abi.Exchange{
 			Request: req, Limits: limits, Answer: abi.NewAnswer(rec, req.Method, limits),
-			Log: abi.NewLog(slog.New(slog.DiscardHandler), abi.NewLogRate(), &dropped),
+			Log:   abi.NewLog(slog.New(slog.DiscardHandler), abi.NewLogRate(), &dropped),
+			Await: func(f func()) { f() },
 		}
 		call := httpwasm.NewCall(x)
 		ctx := call.Context(t.Context())
@@ -73,7 +74,7 @@ func FuzzHostFunctions(f *testing.F) {
 			return // the data does not fit
 		}
 		defer mod.Close(ctx)
-		err = call.Serve(ctx, httpwasm.Bind(mod), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err = call.Serve(ctx, mod.ExportedFunction, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Next", "yes")
 			_, _ = w.Write([]byte("from next"))
 		}))

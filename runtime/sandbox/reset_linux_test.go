@@ -1,4 +1,4 @@
-package runtime
+package sandbox
 
 import (
 	"bytes"
@@ -6,7 +6,6 @@ import (
 	"testing"
 	"unsafe"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,6 +17,12 @@ func TestTrackerFindsAll(t *testing.T) {
 		t.Skipf("this kernel can't tell: %v", err)
 	}
 	defer tracker.close()
+	t.Run("scan", func(t *testing.T) { findsAll(t, tracker) })
+	tracker.written = tracker.read
+	t.Run("read", func(t *testing.T) { findsAll(t, tracker) })
+}
+
+func findsAll(t *testing.T, tracker *tracker) {
 	want := make([]byte, 2000*frame/pageBytes*pageBytes)
 	for at := 0; at < len(want); at += 3 * frame {
 		want[at] = byte(at>>12) | 1
@@ -27,7 +32,7 @@ func TestTrackerFindsAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer img.close()
-	b := &budget{free: 1 << 30, taken: prometheus.NewGauge(prometheus.GaugeOpts{Name: "taken"}), dropIdle: func() {}}
+	b := &budget{free: 1 << 30, taken: func(int64) {}, dropIdle: func() {}}
 	m, err := newMemory(1<<26, 0, b)
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +82,7 @@ func TestTrackerOnGrowingStacks(t *testing.T) {
 		wg.Go(func() {
 			nest(depth, func() {
 				n := 0
-				err := tr.written(start, size, func(from, to int64) {
+				err := tr.scan(start, size, func(from, to int64) {
 					if from != int64(n)*2*frame || to-from != frame {
 						t.Errorf("depth %d: range %d to %d", depth, from, to)
 					}

@@ -1,33 +1,42 @@
-package runtime
+package sandbox
 
-import "github.com/perigee-edge/perigee/internal/wasmbin"
+import (
+	"encoding/binary"
+
+	"github.com/perigee-edge/perigee/internal/wasmbin"
+)
 
 // frame is the grain of images and of resets.
 const frame = 4 << 10
 
+// pageBytes is the grain of linear memories.
+const pageBytes = 64 << 10
+
 // image is what the memory of a new instance holds, and the rest of what makes it new. It does not
 // change. Instances share what they do not write to.
 type image struct {
-	size     int64 // bytes, a multiple of a page
-	resident int64 // bytes of its frames that are not all zero
-	zero     []bool
+	size     int64  // bytes of the memory, a multiple of a page
+	resident int64  // bytes up to the end of the last frame that is not all zero: what the content holds
+	zero     []bool // of the frames of the content
 	content
-	ready    bool     // the guest has started: an instance can answer at once
-	globals  []uint64 // of a ready one, in the order of revision.state
-	features uint32   // of a ready one: what the guest has enabled of http-wasm
+	ready   bool     // the guest has started
+	globals []uint64 // of a ready one, in the order of Module.state
 }
 
 // rawImage is what a module's data segments make.
 func rawImage(m *wasmbin.Rewritten) (*image, error) {
-	size := int64(0)
+	img := &image{}
 	if m.Memory != nil {
-		size = int64(m.Memory.Min) * pageBytes
+		img.size = int64(m.Memory.Min) * pageBytes
 	}
-	img := &image{size: size, zero: make([]bool, size/frame)}
+	for _, c := range m.Image {
+		img.resident = max(img.resident, frameUp(int64(c.Offset)+int64(len(c.Bytes))))
+	}
+	img.zero = make([]bool, img.resident/frame)
 	for i := range img.zero {
 		img.zero[i] = true
 	}
-	if err := img.open(size); err != nil {
+	if err := img.open(img.resident); err != nil {
 		return nil, err
 	}
 	for _, c := range m.Image {
@@ -39,15 +48,19 @@ func rawImage(m *wasmbin.Rewritten) (*image, error) {
 			img.zero[at] = false
 		}
 	}
-	img.count()
 	return img, img.seal()
 }
 
 // readyImage is a copy of a memory.
 func readyImage(memory []byte) (*image, error) {
-	size := int64(len(memory))
-	img := &image{size: size, zero: make([]bool, size/frame), ready: true}
-	if err := img.open(size); err != nil {
+	img := &image{size: int64(len(memory)), ready: true}
+	for at := img.size; at > 0 && img.resident == 0; at -= frame {
+		if !allZero(memory[at-frame : at]) {
+			img.resident = at
+		}
+	}
+	img.zero = make([]bool, img.resident/frame)
+	if err := img.open(img.resident); err != nil {
 		return nil, err
 	}
 	for i := range img.zero {
@@ -60,24 +73,19 @@ func readyImage(memory []byte) (*image, error) {
 			return nil, err
 		}
 	}
-	img.count()
 	return img, img.seal()
 }
 
-func (img *image) count() {
-	for _, zero := range img.zero {
-		if !zero {
-			img.resident += frame
-		}
-	}
-}
+func frameUp(n int64) int64 { return (n + frame - 1) / frame * frame }
 
 // restore makes the frames of b, which begins at a place of the image, what they are in the image.
 // Behind its end is nothing.
 func (img *image) restore(b []byte, at int64) {
 	for n := int64(0); n < int64(len(b)); n += frame {
-		if f := b[n : n+frame]; at+n >= img.size || img.zero[(at+n)/frame] {
-			clear(f)
+		if f := b[n : n+frame]; at+n >= img.resident || img.zero[(at+n)/frame] {
+			if !allZero(f) { // it may be the kernel's frame of zeros, which stays so
+				clear(f)
+			}
 		} else {
 			copy(f, img.view[at+n:])
 		}
@@ -85,10 +93,11 @@ func (img *image) restore(b []byte, at int64) {
 }
 
 func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
+	for len(b) >= 8 {
+		if binary.NativeEndian.Uint64(b) != 0 {
 			return false
 		}
+		b = b[8:]
 	}
-	return true
+	return len(b) == 0 || b[0] == 0 && allZero(b[1:])
 }

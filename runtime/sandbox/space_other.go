@@ -1,6 +1,6 @@
 //go:build !unix
 
-package runtime
+package sandbox
 
 // space is memory that grows by copying, where addresses can't be reserved.
 type space struct{ b []byte }

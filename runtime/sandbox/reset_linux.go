@@ -1,6 +1,7 @@
-package runtime
+package sandbox
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -38,11 +39,22 @@ type scan struct {
 	ranges [128]frameRange
 }
 
+// The bits of an entry of /proc/self/pagemap, which has eight bytes for each frame of the process
+// (Documentation/admin-guide/mm/pagemap.rst).
+const (
+	entryBytes   = 8
+	entryFile    = 1 << 61 // the file's own, or shared
+	entrySwapped = 1 << 62
+	entryPresent = 1 << 63
+)
+
 // tracker finds the frames of a memory that were written to: the kernel gave the process its own copy.
 type tracker struct {
 	pagemap *os.File
 	fd      uintptr
+	written func(start uint64, size int64, found func(from, to int64)) error
 	scans   sync.Pool // of *scan
+	reads   sync.Pool // of *[]byte, for entries
 }
 
 // openTracker returns an error where the system can't do this.
@@ -51,10 +63,19 @@ func openTracker() (*tracker, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tracker{pagemap: f, fd: f.Fd(), scans: sync.Pool{New: func() any { return new(scan) }}}
+	t := &tracker{
+		pagemap: f, fd: f.Fd(),
+		scans: sync.Pool{New: func() any { return new(scan) }},
+		reads: sync.Pool{New: func() any { b := make([]byte, 512*entryBytes); return &b }},
+	}
+	t.written = t.scan
 	probe := make([]byte, 4*frame)
 	at := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(probe))))
-	if err := t.written(at&^(frame-1), frame, func(int64, int64) {}); err != nil {
+	if t.scan(at&^(frame-1), frame, func(int64, int64) {}) == nil {
+		return t, nil
+	}
+	t.written = t.read
+	if err := t.read(at&^(frame-1), frame, func(int64, int64) {}); err != nil {
 		_ = f.Close()
 		return nil, err
 	}
@@ -74,9 +95,9 @@ func (t *tracker) restore(b []byte, img *image) error {
 	})
 }
 
-// written calls found for each range of frames that are private, present or swapped out, by their
+// scan calls found for each range of frames that are private, present or swapped out, by their
 // distance from the start. The kernel may stop anywhere, so the walk goes on from there.
-func (t *tracker) written(start uint64, size int64, found func(from, to int64)) error {
+func (t *tracker) scan(start uint64, size int64, found func(from, to int64)) error {
 	sc := t.scans.Get().(*scan)
 	defer t.scans.Put(sc)
 	end := start + uint64(size)
@@ -98,6 +119,35 @@ func (t *tracker) written(start uint64, size int64, found func(from, to int64)) 
 			return errors.New("find written frames: the walk does not advance")
 		}
 		at = sc.args.walkEnd
+	}
+	return nil
+}
+
+// read is scan for kernels that can't. It also finds frames of zeros that were only read, which does no
+// harm but costs.
+func (t *tracker) read(start uint64, size int64, found func(from, to int64)) error {
+	buf := *t.reads.Get().(*[]byte)
+	defer t.reads.Put(&buf)
+	from := int64(-1) // of the range at hand
+	for at := int64(0); at < size; {
+		entries := buf[:min(int64(len(buf)), (size-at)/frame*entryBytes)]
+		if _, err := t.pagemap.ReadAt(entries, (int64(start)+at)/frame*entryBytes); err != nil {
+			return fmt.Errorf("find written frames: %w", err)
+		}
+		for ; len(entries) > 0; entries, at = entries[entryBytes:], at+frame {
+			e := binary.NativeEndian.Uint64(entries)
+			private := e&(entryPresent|entrySwapped) != 0 && e&entryFile == 0
+			if private && from < 0 {
+				from = at
+			}
+			if !private && from >= 0 {
+				found(from, at)
+				from = -1
+			}
+		}
+	}
+	if from >= 0 {
+		found(from, size)
 	}
 	return nil
 }

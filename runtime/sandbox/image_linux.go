@@ -1,4 +1,4 @@
-package runtime
+package sandbox
 
 import (
 	"fmt"
@@ -40,10 +40,10 @@ func (c *content) write(at int64, b []byte) error {
 
 // seal ends the writing.
 func (img *image) seal() (err error) {
-	if img.size == 0 {
+	if img.resident == 0 {
 		return nil
 	}
-	if img.view, err = unix.Mmap(img.fd, 0, int(img.size), unix.PROT_READ, unix.MAP_SHARED); err != nil {
+	if img.view, err = unix.Mmap(img.fd, 0, int(img.resident), unix.PROT_READ, unix.MAP_SHARED); err != nil {
 		img.close()
 		return fmt.Errorf("map an image: %w", err)
 	}
@@ -61,14 +61,14 @@ func (c *content) close() {
 // load puts an image at the beginning of a space that was just reserved.
 func (s *space) load(img *image) error {
 	_ = unix.Madvise(s.all, unix.MADV_NOHUGEPAGE) // one byte would change 2 MiB; a kernel without them refuses it
-	if img.size == 0 {
+	if img.resident == 0 {
 		return nil
 	}
 	at := unsafe.Pointer(unsafe.SliceData(s.all))
-	if _, err := unix.MmapPtr(img.fd, 0, at, uintptr(img.size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED|unix.MAP_NORESERVE); err != nil {
+	if _, err := unix.MmapPtr(img.fd, 0, at, uintptr(img.resident), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED|unix.MAP_NORESERVE); err != nil {
 		return fmt.Errorf("map an image: %w", err)
 	}
-	_ = unix.Madvise(s.all[:img.size], unix.MADV_NOHUGEPAGE)
-	s.size = img.size
+	_ = unix.Madvise(s.all[:img.resident], unix.MADV_NOHUGEPAGE)
+	s.size = img.resident
 	return nil
 }

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package runtime
+package sandbox
 
 // content is an image that instances copy.
 type content struct{ view []byte }
@@ -21,7 +21,7 @@ func (c *content) close() {}
 
 // load puts an image at the beginning of a space that was just reserved.
 func (s *space) load(img *image) error {
-	b, err := s.grow(img.size)
+	b, err := s.grow(img.resident)
 	copy(b, img.view)
 	return err
 }

@@ -1,18 +1,17 @@
-package runtime
+package sandbox
 
 import (
 	"fmt"
 	"sync"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/tetratelabs/wazero/experimental"
 )
 
-// budget is the guest memory that all requests of the node may have together.
+// budget is the memory that all guests may have together.
 type budget struct {
 	mu    sync.Mutex
 	free  int64
-	taken prometheus.Gauge
+	taken func(delta int64)
 
 	dropIdle func() // gives back what is kept without need
 }
@@ -33,7 +32,7 @@ func (b *budget) try(n int64) bool {
 		return false
 	}
 	b.free -= n
-	b.taken.Add(float64(n))
+	b.taken(n)
 	return true
 }
 
@@ -41,7 +40,7 @@ func (b *budget) give(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.free += n
-	b.taken.Sub(float64(n))
+	b.taken(-n)
 }
 
 // memory is the linear memory of one instance: an address range of its limit, of which what the guest

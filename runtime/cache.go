@@ -1,0 +1,142 @@
+package runtime
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/digest"
+)
+
+// cached is what the cache has of one module.
+type cached struct {
+	receipt receipt
+	files   []string // of code, module and receipt
+	size    perigee.Bytes
+	used    time.Time
+}
+
+// evict removes what no receipt of this engine names, and then what was not used for longest, until the
+// files are within Config.CodeCache. Modules that are loaded here stay. The caller holds the lock of
+// admissions, so nobody is adding.
+func (r *Runtime) evict() {
+	entries, orphans := r.cacheEntries()
+	var errs []error
+	for _, name := range orphans {
+		errs = append(errs, os.Remove(name))
+	}
+	total := perigee.Bytes(0)
+	for _, e := range entries {
+		total += e.size
+	}
+	slices.SortFunc(entries, func(a, b cached) int { return a.used.Compare(b.used) })
+	loaded := r.loadedModules()
+	for _, e := range entries {
+		if total <= r.config.CodeCache {
+			break
+		}
+		if loaded[e.receipt.Module] {
+			continue
+		}
+		total -= e.size
+		for _, name := range e.files { // the receipt first: without it the rest is an orphan
+			errs = append(errs, os.Remove(name))
+		}
+		r.config.Metrics.evictions.Inc()
+	}
+	if err := errors.Join(errs...); err != nil {
+		r.config.Logger.Warn("clean the code cache", "err", err)
+	}
+}
+
+// cacheEntries lists what receipts name, and the files that none names.
+func (r *Runtime) cacheEntries() (entries []cached, orphans []string) {
+	named := map[string]bool{}
+	receipts, _ := filepath.Glob(filepath.Join(r.config.Dir, receiptDir, "*.json"))
+	for _, name := range receipts {
+		e := cached{files: []string{name}}
+		b, err := os.ReadFile(name)
+		if err != nil || json.Unmarshal(b, &e.receipt) != nil || e.receipt.Engine != engineID(r.codeID) || !filepath.IsLocal(e.receipt.Entry) {
+			orphans = append(orphans, name)
+			continue
+		}
+		e.files = append(e.files, r.codeName(e.receipt), r.moduleName(e.receipt))
+		for i, file := range e.files {
+			info, err := os.Stat(file)
+			if err != nil {
+				continue
+			}
+			named[file] = true
+			e.size += perigee.Bytes(info.Size())
+			if i == 0 {
+				e.used = info.ModTime()
+			}
+		}
+		e.files = slices.DeleteFunc(e.files, func(file string) bool { return !named[file] })
+		entries = append(entries, e)
+	}
+	for _, dir := range []string{filepath.Join(codeDir, r.codeID), moduleDir} {
+		_ = fs.WalkDir(os.DirFS(r.config.Dir), filepath.ToSlash(dir), func(path string, d fs.DirEntry, err error) error {
+			if name := filepath.Join(r.config.Dir, filepath.FromSlash(path)); err == nil && !d.IsDir() && !named[name] {
+				orphans = append(orphans, name)
+			}
+			return nil
+		})
+	}
+	return entries, orphans
+}
+
+func (r *Runtime) loadedModules() map[perigee.Digest]bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	out := map[perigee.Digest]bool{}
+	for _, rev := range r.revs {
+		out[rev.receipt.Module] = true
+	}
+	return out
+}
+
+// codeName is the file of compiled code that a receipt names.
+func (r *Runtime) codeName(rec receipt) string {
+	return filepath.Join(r.config.Dir, codeDir, filepath.FromSlash(rec.Entry))
+}
+
+// moduleName is where the rewritten module of a receipt is kept.
+func (r *Runtime) moduleName(rec receipt) string {
+	return filepath.Join(r.config.Dir, moduleDir, fileName(rec.Module)+".wasm")
+}
+
+// keepModule stores a rewritten module, by which the engine finds the code again, and notes that it is used.
+func (r *Runtime) keepModule(rec receipt, wasm []byte) error {
+	if digest.Sum(wasm) != rec.Rewritten {
+		return errors.New("the rewritten module is not the one that was compiled: restart the node after an upgrade")
+	}
+	now := time.Now()
+	_ = os.Chtimes(filepath.Join(r.config.Dir, receiptDir, receiptName(rec.Module)), now, now) // only evict looks
+	if info, err := os.Stat(r.moduleName(rec)); err == nil && info.Size() == int64(len(wasm)) {
+		return nil
+	}
+	if err := writeFile(r.moduleName(rec), wasm); err != nil {
+		return fmt.Errorf("keep the rewritten module: %w", err)
+	}
+	return nil
+}
+
+// keptModule reads it again.
+func (r *Runtime) keptModule(rec receipt) ([]byte, error) {
+	wasm, err := os.ReadFile(r.moduleName(rec))
+	if err != nil {
+		return nil, err
+	}
+	if digest.Sum(wasm) != rec.Rewritten {
+		_ = os.Remove(r.moduleName(rec))
+		return nil, fmt.Errorf("the rewritten module %s is damaged", filepath.Base(r.moduleName(rec)))
+	}
+	return wasm, nil
+}

@@ -1,0 +1,89 @@
+package runtime
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+)
+
+// sleepIdle puts the revisions to sleep that were not used for the longest time, until the mapped code of
+// all is within its budget. One that is in use stays awake, and so does the one used last.
+func (r *Runtime) sleepIdle() {
+	r.mu.RLock()
+	var awake []*revision
+	total := perigee.Bytes(0)
+	for _, rev := range r.revs {
+		if !rev.asleep.Load() {
+			awake = append(awake, rev)
+			total += rev.receipt.Size
+		}
+	}
+	r.mu.RUnlock()
+	slices.SortFunc(awake, func(a, b *revision) int { return cmp.Compare(a.last.Load(), b.last.Load()) })
+	for _, rev := range awake[:max(0, len(awake)-1)] {
+		if total <= r.config.CodeMemory {
+			return
+		}
+		if r.sleep(rev) {
+			total -= rev.receipt.Size
+		}
+	}
+}
+
+// sleep gives up the code of a revision that nobody uses, and reports whether it could.
+func (r *Runtime) sleep(rev *revision) bool {
+	if !rev.waking.TryLock() {
+		return false
+	}
+	defer rev.waking.Unlock()
+	r.mu.Lock()
+	idle := rev.refs.Load() == 1 && r.revs[rev.id] == rev // acquire needs mu, and sees asleep from here on
+	if idle {
+		rev.asleep.Store(true)
+		rev.refs.Add(1) // Unload must not close it meanwhile
+	}
+	r.mu.Unlock()
+	if idle {
+		rev.module.Sleep()
+		rev.unref()
+		r.config.Metrics.sleeps.Inc()
+		rev.logger.Debug("code unmapped")
+	}
+	return idle
+}
+
+// wake maps the code of a sleeping revision again, of which the caller has a reference. Errors:
+// ErrNotLoaded if the cache does not have it any more; the revision is unloaded then.
+func (r *Runtime) wake(ctx context.Context, rev *revision) error {
+	rev.waking.Lock()
+	defer rev.waking.Unlock()
+	if !rev.asleep.Load() {
+		return nil
+	}
+	start := time.Now()
+	done, err := r.queue(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, err = r.readReceipt(rev.receipt.Module)
+	var wasm []byte
+	if err == nil {
+		wasm, err = r.keptModule(rev.receipt)
+	}
+	if err != nil {
+		r.Unload(rev.id)
+		rev.logger.Warn("compiled code is gone from the cache", "err", err)
+		return fmt.Errorf("map the code again: %w", ErrNotLoaded)
+	}
+	if err := rev.module.Wake(ctx, wasm); err != nil {
+		return err
+	}
+	rev.asleep.Store(false)
+	r.config.Metrics.loadSeconds.Observe(time.Since(start).Seconds())
+	return nil
+}
