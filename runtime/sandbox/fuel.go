@@ -16,6 +16,9 @@ import (
 // and the deadline wait for a guest no longer than it takes to use that up.
 const grant = 250_000
 
+// firstGrant is what it gets to begin with, for which it needs no turn.
+const firstGrant = 100_000
+
 // Why a guest's call was ended here. The end of the call's context is the other reason: its cause.
 var (
 	ErrTooDeep = errors.New("its calls are nested too deeply")
@@ -43,10 +46,11 @@ func (i *Instance) refill(ctx context.Context, left int64) int64 {
 	start := time.Now()
 	turns := i.module.engine.turns
 	if i.turn {
-		i.turn = turns.pass(ctx)
+		i.turn = turns.pass(ctx, i.turns)
 	} else {
-		i.turn = turns.take(ctx)
+		i.turn = turns.take(ctx, i.turns)
 	}
+	i.turns++
 	i.waited += time.Since(start)
 	if !i.turn {
 		panic(context.Cause(ctx))
@@ -63,7 +67,7 @@ func (i *Instance) Await(ctx context.Context, f func()) {
 	i.release()
 	f()
 	if had {
-		if i.turn = i.module.engine.turns.take(ctx); !i.turn {
+		if i.turn = i.module.engine.turns.take(ctx, i.turns); !i.turn {
 			panic(context.Cause(ctx))
 		}
 	}

@@ -28,23 +28,25 @@ type Instance struct {
 	limit   int64         // of fuel; 0 = none
 	granted int64         // fuel that the guest was given
 	turn    bool          // it has a turn to compute
+	turns   int           // that it had
 	waited  time.Duration // in host functions and for turns
 }
 
 // Begin binds the instance to a user, and returns the context for its calls. fuel is the most that the
 // guest may use, 0 = no limit.
 func (i *Instance) Begin(ctx context.Context, fuel uint64) context.Context {
-	i.limit, i.granted, i.waited = int64(min(fuel, 1<<62)), 0, 0
+	i.limit, i.granted, i.waited, i.turns = int64(min(fuel, 1<<62)), 0, 0, 0
 	if i.mod != nil {
-		i.firstGrant()
+		i.begin()
 	}
 	return context.WithValue(ctx, key{}, i)
 }
 
-func (i *Instance) firstGrant() {
-	i.granted = grant
+// begin gives the guest its first fuel.
+func (i *Instance) begin() {
+	i.granted = firstGrant
 	if i.limit > 0 {
-		i.granted = min(grant, i.limit)
+		i.granted = min(firstGrant, i.limit)
 	}
 	i.fuel.Set(uint64(i.granted))
 }
@@ -64,7 +66,7 @@ func (i *Instance) Start(ctx context.Context) error {
 	i.fuel = mod.ExportedGlobal(wasmbin.FuelGlobal).(api.MutableGlobal)
 	i.state = m.globals(mod)
 	i.calls = map[string]api.Function{}
-	i.firstGrant()
+	i.begin()
 	if !i.image.ready {
 		return nil
 	}

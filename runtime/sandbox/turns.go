@@ -3,32 +3,41 @@ package sandbox
 import (
 	"context"
 	goruntime "runtime"
+	"slices"
 	"sync"
 )
 
 // turns lets a bounded number of guests compute at once, so that the collector and the network have
 // processors of their own. A guest needs a turn once it has used up its first grant of fuel: short calls
-// never wait. A turn lasts for one grant. Those that wait are served in the order of their coming.
+// never wait. A turn lasts for one grant. Of those that wait the one that had the fewest turns comes first
+// (least attained service), but every fourth turn is for who has waited longest, so that nobody waits for
+// ever.
 type turns struct {
 	mu      sync.Mutex
 	free    int
-	waiting []chan struct{} // closed when the turn has come
+	waiting []waiter // the longest first
+	served  int      // turns given to who waited
 }
 
-// take waits for a turn. It returns false when ctx ends first.
-func (t *turns) take(ctx context.Context) bool {
+type waiter struct {
+	had  int           // turns so far
+	come chan struct{} // closed when its turn has come
+}
+
+// take waits for a turn, of a guest that had so many. It returns false when ctx ends first.
+func (t *turns) take(ctx context.Context, had int) bool {
 	t.mu.Lock()
 	if t.free > 0 {
 		t.free--
 		t.mu.Unlock()
 		return true
 	}
-	return t.wait(ctx)
+	return t.wait(ctx, had)
 }
 
 // pass gives the turn to the next and waits for another. Where nobody waits it is kept, but goroutines get
 // the processor.
-func (t *turns) pass(ctx context.Context) bool {
+func (t *turns) pass(ctx context.Context, had int) bool {
 	t.mu.Lock()
 	if len(t.waiting) == 0 {
 		t.mu.Unlock()
@@ -36,7 +45,7 @@ func (t *turns) pass(ctx context.Context) bool {
 		return true
 	}
 	t.next()
-	return t.wait(ctx)
+	return t.wait(ctx, had)
 }
 
 // give gives a turn back.
@@ -50,17 +59,24 @@ func (t *turns) give() {
 	t.next()
 }
 
-// next hands a turn to who has waited longest. The caller holds mu.
+// next hands a turn to one that waits. The caller holds mu.
 func (t *turns) next() {
-	close(t.waiting[0])
-	t.waiting[0] = nil
-	t.waiting = t.waiting[1:]
+	first := 0
+	if t.served++; t.served%4 != 0 {
+		for i, w := range t.waiting {
+			if w.had < t.waiting[first].had {
+				first = i
+			}
+		}
+	}
+	close(t.waiting[first].come)
+	t.waiting = slices.Delete(t.waiting, first, first+1)
 }
 
 // wait joins the queue. The caller holds mu, which is released.
-func (t *turns) wait(ctx context.Context) bool {
+func (t *turns) wait(ctx context.Context, had int) bool {
 	come := make(chan struct{})
-	t.waiting = append(t.waiting, come)
+	t.waiting = append(t.waiting, waiter{had, come})
 	t.mu.Unlock()
 	select {
 	case <-come:
@@ -68,12 +84,10 @@ func (t *turns) wait(ctx context.Context) bool {
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
-	for i, c := range t.waiting {
-		if c == come {
-			t.waiting = append(t.waiting[:i:i], t.waiting[i+1:]...)
-			t.mu.Unlock()
-			return false
-		}
+	if i := slices.IndexFunc(t.waiting, func(w waiter) bool { return w.come == come }); i >= 0 {
+		t.waiting = slices.Delete(t.waiting, i, i+1)
+		t.mu.Unlock()
+		return false
 	}
 	t.mu.Unlock()
 	t.give() // it came at the same moment

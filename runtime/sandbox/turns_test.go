@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +13,7 @@ import (
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := &turns{free: 1}
-		if !turns.take(t.Context()) {
+		if !turns.take(t.Context(), 0) {
 			t.Fatal("the first turn is free")
 		}
 		var order []int
@@ -23,7 +24,7 @@ func TestTurns(t *testing.T) {
 				time.AfterFunc(time.Millisecond, cancel)
 			}
 			go func() {
-				if turns.take(ctx) {
+				if turns.take(ctx, 0) {
 					order = append(order, n)
 					time.Sleep(time.Millisecond)
 					turns.give()
@@ -34,7 +35,7 @@ func TestTurns(t *testing.T) {
 			synctest.Wait()
 		}
 		time.Sleep(2 * time.Millisecond)
-		if !turns.pass(t.Context()) {
+		if !turns.pass(t.Context(), 0) {
 			t.Error("it did not come back")
 		}
 		turns.give()
@@ -43,6 +44,29 @@ func TestTurns(t *testing.T) {
 		}
 		if turns.free != 1 || len(turns.waiting) != 0 {
 			t.Errorf("%d free, %d wait", turns.free, len(turns.waiting))
+		}
+	})
+}
+
+// TestTurnsOfTheShort checks that guests that had few turns come first, and that the others come too.
+func TestTurnsOfTheShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := &turns{}
+		var order []int
+		for _, had := range []int{9, 8, 0, 3, 3, 1, 7} {
+			go func() {
+				if turns.take(t.Context(), had) {
+					order = append(order, had)
+				}
+			}()
+			synctest.Wait()
+		}
+		for range 7 {
+			turns.give()
+			synctest.Wait()
+		}
+		if want := []int{0, 1, 3, 9, 3, 7, 8}; !slices.Equal(order, want) {
+			t.Errorf("order %v, want %v", order, want)
 		}
 	})
 }
