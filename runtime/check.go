@@ -3,11 +3,13 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/wasmbin"
+	"github.com/perigee-edge/perigee/runtime/abi/cgi"
 	"github.com/perigee-edge/perigee/runtime/abi/httpwasm"
 	"github.com/perigee-edge/perigee/runtime/abi/wasip1"
 )
@@ -28,8 +30,11 @@ func (e *ErrRefused) Error() string {
 	return fmt.Sprintf("module refused: %s: %s", e.Rule, e.Detail)
 }
 
-// ABIHTTPWasm is the Report.ABI of an http-wasm handler.
-const ABIHTTPWasm = "http-wasm"
+// The ABIs, as Report.ABI has them.
+const (
+	ABIHTTPWasm = "http-wasm" // a handler
+	ABICGI      = "cgi"       // a WASI command, which answers as a program of CGI/1.1
+)
 
 // Report is what is known of a module that may become a function.
 type Report struct {
@@ -53,7 +58,6 @@ func Check(wasm []byte) (Report, error) {
 		return Report{}, refused(err)
 	}
 	rep := Report{
-		ABI:       ABIHTTPWasm,
 		Size:      perigee.Bytes(len(wasm)),
 		Code:      perigee.Bytes(m.Code),
 		Functions: m.Functions,
@@ -69,10 +73,10 @@ func Check(wasm []byte) (Report, error) {
 		rep.Imports = append(rep.Imports, im.Module+"."+im.Name)
 	}
 	slices.Sort(rep.Imports)
-	if err := checkABI(m); err != nil {
+	if rep.ABI, err = abiOf(m); err != nil {
 		return Report{}, err
 	}
-	if err := checkImports(m); err != nil {
+	if err := checkImports(m, rep.ABI); err != nil {
 		return Report{}, err
 	}
 	rep.Warnings = warnings(m)
@@ -80,7 +84,7 @@ func Check(wasm []byte) (Report, error) {
 }
 
 // supported ends every message about an ABI.
-const supported = "this release runs http-wasm handlers: core modules that export memory, handle_request and handle_response; Go programs become one with the package guest"
+const supported = "this release runs http-wasm handlers, which are core modules that export memory, handle_request and handle_response (Go programs become one with the package guest), and WASI commands as CGI programs"
 
 // refused makes the error of the structural checker one of ours.
 func refused(err error) error {
@@ -97,10 +101,10 @@ func refused(err error) error {
 	return &ErrRefused{Rule: e.Rule, Offset: e.Offset, Detail: e.Detail}
 }
 
-// checkABI tells a handler from what else a module can be.
-func checkABI(m *wasmbin.Module) error {
-	no := func(format string, args ...any) error {
-		return &ErrRefused{Rule: "abi", Detail: fmt.Sprintf(format, args...)}
+// abiOf tells what a module is.
+func abiOf(m *wasmbin.Module) (string, error) {
+	no := func(format string, args ...any) (string, error) {
+		return "", &ErrRefused{Rule: "abi", Detail: fmt.Sprintf(format, args...)}
 	}
 	memory, hasMemory := m.Export("memory")
 	request, hasRequest := m.Export(httpwasm.HandleRequest)
@@ -124,9 +128,8 @@ func checkABI(m *wasmbin.Module) error {
 		if !hasMemory || memory.Kind != wasmbin.Memory {
 			return no("found an http-wasm handler that does not export its memory as \"memory\"")
 		}
-		return nil
+		return ABIHTTPWasm, nil
 	}
-	_, command := m.Export("_start")
 	for _, known := range []struct{ prefix, what string }{
 		{"fastly_", "a Fastly Compute program"},
 		{"wasi:http", "the core module of a component"},
@@ -141,17 +144,23 @@ func checkABI(m *wasmbin.Module) error {
 			return no("found %s; %s", known.what, supported)
 		}
 	}
-	if command {
-		return no("found a WASI command (it exports _start); %s", supported)
+	if start, ok := m.Export(cgi.Start); ok {
+		switch {
+		case start.Kind != wasmbin.Func || start.Type.String() != "() -> ()":
+			return no("the export %s is a %s %s; it must be a func () -> ()", cgi.Start, start.Kind, start.Type)
+		case !hasMemory || memory.Kind != wasmbin.Memory:
+			return no("found a WASI command that does not export its memory as \"memory\"")
+		}
+		return ABICGI, nil
 	}
 	return no("found a module without a known entry point; %s", supported)
 }
 
 // checkImports refuses what the host does not have. All misses are named at once.
-func checkImports(m *wasmbin.Module) error {
-	known := map[string]map[string]string{
-		httpwasm.Module: httpwasm.Signatures(),
-		wasip1.Module:   wasip1.Signatures(),
+func checkImports(m *wasmbin.Module, abi string) error {
+	known := map[string]map[string]string{wasip1.Module: wasip1.Signatures()}
+	if abi == ABIHTTPWasm {
+		known[httpwasm.Module] = httpwasm.Signatures()
 	}
 	var misses []string
 	for _, im := range m.Imports {
@@ -173,7 +182,7 @@ func checkImports(m *wasmbin.Module) error {
 	if n := len(misses); n > 5 {
 		misses, more = misses[:5], fmt.Sprintf(" and %d more", n-5)
 	}
-	return &ErrRefused{Rule: "imports", Detail: strings.Join(misses, "; ") + more + "; guests may import functions of " + httpwasm.Module + " and " + wasip1.Module}
+	return &ErrRefused{Rule: "imports", Detail: strings.Join(misses, "; ") + more + "; guests may import functions of " + strings.Join(slices.Sorted(maps.Keys(known)), " and ")}
 }
 
 func letters(types []wasmbin.ValueType) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/perigee-edge/perigee/runtime/sandbox"
@@ -23,7 +24,7 @@ func (r *Runtime) prepare(ctx context.Context, rev *revision) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := rev.module.Prepare(ctx, func(ctx context.Context, i *sandbox.Instance) error {
-		q := newRequest(r, rev, i, nobody{}, &http.Request{Method: http.MethodGet})
+		q := newRequest(r, rev, i, nobody{}, &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}})
 		defer q.close()
 		if err := rev.program.start(q.bind(ctx), q); err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/perigee-edge/perigee/runtime/abi"
+	"github.com/perigee-edge/perigee/runtime/abi/cgi"
 	"github.com/perigee-edge/perigee/runtime/abi/wasip1"
 	"github.com/perigee-edge/perigee/runtime/sandbox"
 )
@@ -25,6 +26,8 @@ type request struct {
 	instance *sandbox.Instance
 	exchange *abi.Exchange
 	system   *wasip1.System
+	command  *cgi.Call       // of a command
+	idle     func()          // sends what the guest has written so far
 	ctx      context.Context // of the guest's calls, for host functions that are not given one
 	started  time.Time
 	init     time.Duration // until the guest saw the request
@@ -47,12 +50,20 @@ func newRequest(r *Runtime, rev *revision, i *sandbox.Instance, w http.ResponseW
 		Limits:  r.limits,
 		Await:   func(f func()) { i.Await(q.ctx, f) },
 	}
-	log := q.exchange.Log
-	q.system = wasip1.New(wasip1.Config{
-		Args: []string{rev.function}, Env: rev.env, Files: rev.files,
-		Stdout: log.Stream(slog.LevelInfo), Stderr: log.Stream(slog.LevelWarn),
+	q.idle = func() {
+		if a := q.exchange.Answer; a.Started() {
+			q.exchange.Must(a.Flush())
+		}
+	}
+	c := wasip1.Config{
+		Args: []string{rev.function}, Env: rev.environ, Files: rev.files,
+		Stdout: q.exchange.Log.Stream(slog.LevelInfo), Stderr: q.exchange.Log.Stream(slog.LevelWarn),
 		Sleep: q.sleep, Check: q.check,
-	})
+	}
+	if rev.program.system != nil {
+		rev.program.system(q, &c)
+	}
+	q.system = wasip1.New(c)
 	return q
 }
 
@@ -132,9 +143,7 @@ func (q *request) close() {
 func (q *request) sleep(d time.Duration) {
 	x := q.exchange
 	x.Await(func() {
-		if x.Answer.Started() {
-			x.Must(x.Answer.Flush())
-		}
+		q.idle()
 		t := time.NewTimer(d)
 		defer t.Stop()
 		select {

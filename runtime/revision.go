@@ -38,7 +38,8 @@ type revision struct {
 	features uint32 // of http-wasm, that the guest enabled when it became an image
 	module   *sandbox.Module
 	receipt  receipt
-	env      []string
+	env      map[string]string
+	environ  []string // the same, as WASI has it
 	files    fs.FS
 	timeout  time.Duration // 0 = none
 	fuel     uint64        // 0 = no limit
@@ -100,7 +101,7 @@ func (r *Runtime) load(ctx context.Context, id perigee.RevisionID, spec Spec) (*
 	}
 	rev := &revision{
 		id: id, function: spec.Function, receipt: rec, program: programs[rec.Report.ABI],
-		env: environ(spec.Env), files: spec.Files,
+		env: spec.Env, environ: environ(spec.Env), files: spec.Files,
 		timeout: time.Duration(spec.Limits.Timeout), fuel: spec.Limits.Fuel,
 		most: int32(spec.Limits.Concurrency), comfort: int32(spec.Limits.Concurrency),
 		logger: r.config.Logger.With("function", spec.Function), logRate: abi.NewLogRate(),

@@ -7,7 +7,7 @@ import (
 
 // RewriterVersion changes with what Rewrite makes of a module: code compiled from an older result must
 // not be used.
-const RewriterVersion = 1
+const RewriterVersion = 2
 
 // What a rewritten module imports from HostModule, and exports beyond what it exported before. No guest
 // may use these names itself.
@@ -33,7 +33,7 @@ type Rewritten struct {
 	*Module                  // of the module as it was given
 	Wasm            []byte   // the module that meters itself
 	Image           []Chunk  // what was in active data segments, in order: later chunks may overlap earlier ones. Shares memory with the input
-	State           []string // the exported names of all mutable globals of number types but FuelGlobal
+	State           []string // the exported names of all mutable globals of number types but FuelGlobal, and of the counter of depth
 	OpaqueGlobals   bool     // it has mutable globals of other types, which no one outside can restore
 	MutatesTables   bool     // it contains instructions that change tables
 	DropsSegments   bool     // it contains data.drop or elem.drop
@@ -53,7 +53,7 @@ func (r *Rewritten) Restorable() bool {
 //     below zero calls Refill. So between two calls of Refill a guest runs no longer than what it was
 //     given, some thousand units for each call that is open, and one function body.
 //   - Depth. A function that calls others takes its weight, by the size of its frame, from a counter as
-//     long as it runs; TooDeep is called when nothing is left. A trap leaves the counter wrong.
+//     long as it runs; TooDeep is called when nothing is left. A trap leaves the counter wrong: it is part of State.
 //   - Image. Active data segments become Image. They are left behind as empty passive segments, which is
 //     what they are to memory.init after instantiation, or dropped if nobody can tell.
 //   - State. Mutable globals are exported under private names.
@@ -247,6 +247,7 @@ func (w *rewriter) globalsOut() encoder {
 			w.result.OpaqueGlobals = true
 		}
 	}
+	w.result.State = append(w.result.State, fmt.Sprint(privatePrefix, "g", w.depth))
 	return append(e, byte(I64), 1, 0x42, 0, opEnd, byte(I32), 1, 0x41, 0x80, 0x80, 0x01, opEnd) // depth: maxDepth, see cost.go
 }
 
