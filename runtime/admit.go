@@ -129,7 +129,7 @@ func (r *Runtime) compileInChild(ctx context.Context, module perigee.Digest, was
 	}
 	rec := receipt{
 		Module: module, Engine: v.Engine, Entry: r.codeID + "/" + filepath.Base(made[0]),
-		Rewritten: v.Module, Report: *v.Report, Compile: v.Compile, Made: time.Now().UTC(),
+		Rewritten: v.Module, Report: *v.Report, Made: time.Now().UTC(),
 	}
 	if rec.Code, rec.Size, err = digestFile(made[0]); err != nil {
 		return receipt{}, err
@@ -141,6 +141,7 @@ func (r *Runtime) compileInChild(ctx context.Context, module perigee.Digest, was
 	if err := syncDir(filepath.Dir(target)); err != nil {
 		return receipt{}, fmt.Errorf("keep compiled code: %w", err)
 	}
+	rec.Report.Compiled, rec.Report.Compile = rec.Size, v.Compile
 	if err := r.writeReceipt(rec); err != nil {
 		return receipt{}, err
 	}

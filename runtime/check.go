@@ -1,13 +1,18 @@
 package runtime
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/digest"
 	"github.com/perigee-edge/perigee/internal/wasmbin"
 	"github.com/perigee-edge/perigee/runtime/abi/cgi"
 	"github.com/perigee-edge/perigee/runtime/abi/httpwasm"
@@ -45,6 +50,8 @@ type Report struct {
 	Size      perigee.Bytes `json:"size"`       // of the module
 	Code      perigee.Bytes `json:"code"`       // of its functions
 	Functions int           `json:"functions"`
+	Compiled  perigee.Bytes `json:"compiled"`   // of the machine code; 0 if it was not compiled
+	Compile   int64         `json:"compile_ms"` // how long that took
 	Warnings  []string      `json:"warnings,omitempty"`
 }
 
@@ -79,8 +86,26 @@ func Check(wasm []byte) (Report, error) {
 	if err := checkImports(m, rep.ABI); err != nil {
 		return Report{}, err
 	}
-	rep.Warnings = warnings(m)
+	rep.Warnings = warnings(m, rep.ABI, wasm)
 	return rep, nil
+}
+
+// Inspect decides about a module as a node would, without one: it also compiles it in a child process and
+// keeps nothing. admit is the command of the child (Config.Admit). Errors: an *ErrRefused, or what went
+// wrong on this machine.
+func Inspect(ctx context.Context, admit []string, wasm []byte) (_ Report, err error) {
+	dir, err := os.MkdirTemp("", "perigee-check-")
+	if err != nil {
+		return Report{}, fmt.Errorf("make room for the compiler: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	r, err := New(Config{Dir: dir, Admit: admit, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return Report{}, err
+	}
+	defer func() { err = errors.Join(err, r.Close(ctx)) }()
+	rec, err := r.admitted(ctx, digest.Sum(wasm), wasm)
+	return rec.Report, err
 }
 
 // supported ends every message about an ABI.
@@ -201,7 +226,12 @@ func letters(types []wasmbin.ValueType) string {
 }
 
 // warnings says what an author may not expect.
-func warnings(m *wasmbin.Module) (out []string) {
+func warnings(m *wasmbin.Module, abi string, wasm []byte) (out []string) {
+	for _, name := range []string{"math/rand", "math/rand/v2"} {
+		if abi != ABICGI && bytes.Contains(wasm, []byte(name+".runtimeSource")) { // what the package's own functions draw from
+			out = append(out, "it uses the functions of Go's "+name+", whose seed is drawn when the guest starts and is the same for every request: use crypto/rand or guest.Rand, or isolation = \"fresh\"")
+		}
+	}
 	for _, im := range m.Imports {
 		if im.Module == wasip1.Module && strings.HasPrefix(im.Name, "sock_") && im.Name != "sock_shutdown" && !goModule(m) {
 			return append(out, "it imports sockets ("+im.Name+"), which this release does not give to guests: calls will fail")

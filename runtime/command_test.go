@@ -97,3 +97,24 @@ func TestCommandExits(t *testing.T) {
 		t.Errorf("a program that says nothing: %v", err)
 	}
 }
+
+// TestFrozenSeedsAreTold checks the warning about Go's own random numbers, which does not hold for programs
+// that every request starts.
+func TestFrozenSeedsAreTold(t *testing.T) {
+	for _, name := range []string{"math/rand", "math/rand/v2", "math/rands"} {
+		var handles, command Module
+		for _, m := range []*Module{&handles, &command} {
+			m.Memory(1, 0)
+			m.Data(0, "go:"+name+".runtimeSource")
+		}
+		handler(&handles, Const64(0))
+		command.Export("_start", 0, command.Func(":", 0))
+		rep, err := runtime.Check(handles.Bytes())
+		if err != nil || len(rep.Warnings) != map[bool]int{true: 1}[name != "math/rands"] {
+			t.Errorf("%s: %q, %v", name, rep.Warnings, err)
+		}
+		if rep, err := runtime.Check(command.Bytes()); err != nil || len(rep.Warnings) > 0 {
+			t.Errorf("command with %s: %q, %v", name, rep.Warnings, err)
+		}
+	}
+}

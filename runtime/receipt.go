@@ -37,7 +37,6 @@ type receipt struct {
 	Code      perigee.Digest `json:"code"`      // of that file
 	Size      perigee.Bytes  `json:"size"`      // of that file
 	Report    Report         `json:"report"`
-	Compile   int64          `json:"compile_ms"`
 	Made      time.Time      `json:"made"`
 }
 

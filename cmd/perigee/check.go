@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,12 +24,14 @@ type checked struct {
 	Problems []string        `json:"problems,omitempty"`
 	Warnings []string        `json:"warnings,omitempty"`
 	Report   *runtime.Report `json:"report,omitempty"`
+
+	inspect func(wasm []byte) (runtime.Report, error)
 }
 
 func newCheck(t *target) *cobra.Command {
 	return &cobra.Command{
 		Use: "check [DIR|FILE…]", Short: "Look at a function offline: manifest, Wasm, placement",
-		Long: "Check needs no cluster, builds nothing and runs nothing. A directory is checked as `perigee deploy` would\n" +
+		Long: "Check needs no cluster, builds nothing and does not run the module, which it compiles as a node would. A directory is checked as `perigee deploy` would\n" +
 			"(its Wasm file must have been built), a file as a manifest (.toml) or as a module. It exits with 1 when\n" +
 			"anything is refused; warnings are for the author to judge.",
 		Example: "  perigee check\n  perigee check hello/ world/\n  perigee check --json hello.wasm",
@@ -35,10 +40,14 @@ func newCheck(t *target) *cobra.Command {
 				args = []string{"."}
 			}
 			all := []checked{}
+			admit, err := admitCommand()
+			if err != nil {
+				return err
+			}
 			out := newTable("PATH", "RESULT")
 			ok := true
 			for _, path := range args {
-				c := check(path)
+				c := check(cmd.Context(), admit, path)
 				all = append(all, c)
 				ok = ok && c.OK
 				c.print(out)
@@ -58,7 +67,11 @@ func newCheck(t *target) *cobra.Command {
 func (c checked) print(out *table) {
 	lines := []string{"accepted"}
 	if c.Report != nil {
-		lines[0] = fmt.Sprintf("accepted: %s, %s", c.Report.ABI, size(c.Report.Size))
+		r := c.Report
+		lines[0] = fmt.Sprintf("accepted: %s, %s, %d functions, %s of memory at first, %s of machine code in %.1f s", r.ABI, size(r.Size), r.Functions, size(r.MemoryMin), size(r.Compiled), float64(r.Compile)/1e3)
+		if modules := importedModules(r.Imports); modules != "" {
+			lines = append(lines, "imports: "+modules)
+		}
 	}
 	if !c.OK {
 		lines = nil
@@ -76,8 +89,22 @@ func (c checked) print(out *table) {
 	}
 }
 
-func check(path string) checked {
-	c := checked{Path: path}
+// importedModules sums up what a module imports: how many functions of which host module.
+func importedModules(imports []string) string {
+	count := map[string]int{}
+	for _, im := range imports {
+		module, _, _ := strings.Cut(im, ".")
+		count[module]++
+	}
+	var out []string
+	for _, module := range slices.Sorted(maps.Keys(count)) {
+		out = append(out, fmt.Sprintf("%d of %s", count[module], module))
+	}
+	return strings.Join(out, ", ")
+}
+
+func check(ctx context.Context, admit []string, path string) checked {
+	c := checked{Path: path, inspect: func(wasm []byte) (runtime.Report, error) { return runtime.Inspect(ctx, admit, wasm) }}
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
@@ -144,7 +171,7 @@ func (c *checked) manifest(m *perigee.Manifest) {
 }
 
 func (c *checked) module(wasm []byte) {
-	report, err := runtime.Check(wasm)
+	report, err := c.inspect(wasm)
 	if err != nil {
 		c.Problems = append(c.Problems, strings.TrimPrefix(err.Error(), "module refused: "))
 		return
