@@ -34,6 +34,17 @@ type program struct {
 	Stdin    string            `json:"stdin"`
 	Stdout   *string           `json:"stdout"`
 	Stderr   *string           `json:"stderr"`
+
+	interpret bool // for programs that run often, and shortly
+}
+
+// runtime returns an engine for the program.
+func (p program) runtime(ctx context.Context) wazero.Runtime {
+	c := wazero.NewRuntimeConfig()
+	if p.interpret {
+		c = wazero.NewRuntimeConfigInterpreter()
+	}
+	return wazero.NewRuntimeWithConfig(ctx, c.WithCloseOnContextDone(true))
 }
 
 func suite(t *testing.T) (dir string, programs map[string]program) {
@@ -125,7 +136,7 @@ func runProgram(t *testing.T, dir, name string, p program, run func(ctx context.
 
 // ours runs a program with this package.
 func ours(ctx context.Context, t *testing.T, wasm []byte, root fs.FS, p program) outcome {
-	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCloseOnContextDone(true))
+	r := p.runtime(ctx)
 	defer r.Close(ctx)
 	if err := wasip1.Instantiate(ctx, r); err != nil {
 		t.Fatal(err)
@@ -147,7 +158,7 @@ func ours(ctx context.Context, t *testing.T, wasm []byte, root fs.FS, p program)
 
 // engine runs a program with wazero's own functions.
 func engine(ctx context.Context, t *testing.T, wasm []byte, root fs.FS, p program) outcome {
-	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCloseOnContextDone(true))
+	r := p.runtime(ctx)
 	defer r.Close(ctx)
 	wasi_snapshot_preview1.MustInstantiate(ctx, r)
 	var out, errs bytes.Buffer
