@@ -11,9 +11,6 @@ import (
 	"github.com/perigee-edge/perigee"
 )
 
-// Interface is the value of GATEWAY_INTERFACE.
-const Interface = "CGI/1.1"
-
 // metaVariables are the names that only a request gives a value to, besides those that begin with HTTP_.
 var metaVariables = []string{
 	"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE", "HTTPS", "PATH_INFO", "PATH_TRANSLATED", "QUERY_STRING",
@@ -54,7 +51,7 @@ func (c *Call) Env(base map[string]string) []string {
 	}
 	host, port := authority(r.Host, secure)
 	pathInfo, _, _ := strings.Cut(r.URL.Path, "\x00")
-	set("GATEWAY_INTERFACE", Interface)
+	set("GATEWAY_INTERFACE", "CGI/1.1")
 	set("SERVER_SOFTWARE", "Perigee/"+perigee.Version)
 	set("SERVER_NAME", host)
 	set("SERVER_PORT", port)

@@ -190,7 +190,7 @@ func fdSeek(s *System, m api.Memory, p []uint64) errno {
 	default:
 		return inval
 	}
-	if delta > 0 && base > math.MaxInt64-delta || base+delta < 0 {
+	if base+delta < 0 { // also where the sum is too large
 		return inval
 	}
 	if e := putOffset(m, p[3], base+delta); e != success {

@@ -612,6 +612,11 @@ func (c *counted) Open(name string) (fs.File, error) {
 	return f, err
 }
 
+func (c *counted) ReadDir(name string) ([]fs.DirEntry, error) {
+	c.total++
+	return fs.ReadDir(c.FS, name)
+}
+
 func (f *countedFile) Close() error {
 	f.of.open--
 	return f.File.Close()
@@ -622,6 +627,14 @@ func (f *countedFile) Close() error {
 func TestBounds(t *testing.T) {
 	files := &counted{FS: site()}
 	g := newGuest(t, wasip1.Config{Files: files})
+	for i := range 20_000 {
+		if e := g.call("fd_readdir", root, 8192, 4096, 0, 64); e != 0 {
+			t.Fatalf("reading a directory for the %dth time: errno %d", i+1, e)
+		}
+	}
+	if files.total > 1 {
+		t.Errorf("the directory was read %d times", files.total)
+	}
 	ptr, n := g.put("sub/b.txt")
 	opened := 0
 	for g.call("path_open", root, 1, ptr, n, 0, readRight, 0, 0, 64) == 0 {
@@ -639,6 +652,11 @@ func TestBounds(t *testing.T) {
 	}
 	if files.total > 12_000 {
 		t.Errorf("the host opened %d files", files.total)
+	}
+	g.want(0, "fd_close", 5)
+	g.want(0, "fd_renumber", 6, 7)
+	if files.open != 1018 {
+		t.Errorf("%d files are open after two were closed", files.open)
 	}
 	g.sys.Close()
 	if files.open != 0 {

@@ -142,7 +142,7 @@ func TestTransferIsBounded(t *testing.T) {
 	g := newGuest(t, wasip1.Config{Stdout: &out})
 	for i := range uint32(100) {
 		g.mod.Memory().WriteUint32Le(1024+8*i, 0)
-		g.mod.Memory().WriteUint32Le(1028+8*i, pages)
+		g.mod.Memory().WriteUint32Le(1028+8*i, 100_000)
 	}
 	g.want(0, "fd_write", 1, 1024, 100, 64)
 	if out.Len() != 1<<20 || g.u32(64) != 1<<20 {
@@ -299,6 +299,20 @@ func TestCheck(t *testing.T) {
 		if _, err := g.mod.ExportedFunction(name).Call(g.ctx, args...); !errors.Is(err, errOver) {
 			t.Errorf("%s after the end: %v", name, err)
 		}
+	}
+}
+
+// TestCheckAfterSleep ends a guest whose request ended while it waited.
+func TestCheckAfterSleep(t *testing.T) {
+	over := false
+	g := newGuest(t, wasip1.Config{Sleep: func(time.Duration) { over = true }, Check: func() {
+		if over {
+			panic(errOver)
+		}
+	}})
+	g.subscription(0, 7, 0, 1, 1000, 0, 0)
+	if _, err := g.mod.ExportedFunction("poll_oneoff").Call(g.ctx, 4096, 8192, 1, 64); !errors.Is(err, errOver) {
+		t.Errorf("after the end: %v", err)
 	}
 }
 
