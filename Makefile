@@ -38,6 +38,10 @@ test: ## unit tests, clusters in one process, stories with real processes
 race: ## the same under the race detector, without the stories (needs a C compiler)
 	CGO_ENABLED=1 go test -race -short ./...
 
+.PHONY: mutants
+mutants: ## take away each defence that has a list of mutants: its test must fail
+	PERIGEE_MUTANTS=1 go test -run '^TestMutants$$' ./internal/egress
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt -w $$out"; exit 1; fi

@@ -25,15 +25,17 @@ var ours = []struct {
 	{"internal/strict", nil, "decodes TOML for manifests and settings"},
 	{"internal/wan", []string{""}, "distances know regions, not nodes"},
 	{"internal/wasmbin", nil, "reads Wasm bytes and nothing else"},
+	{"internal/origin", []string{""}, "names of the outside world; opens nothing"},
+	{"internal/egress", []string{"", "internal/origin"}, "how functions reach origins and one another; knows no routes"},
 	{"internal/identity", []string{"", "internal/digest", "internal/record"}, "keys, certificates, tokens"},
 	{"internal/peerlink", []string{"", "internal/identity"}, "carries requests; does not know what is in them"},
-	{"internal/bundle", []string{"", "internal/digest", "internal/strict"}, "archives and manifests on one machine"},
-	{"configs", []string{"", "internal/strict"}, "settings of one node"},
+	{"internal/bundle", []string{"", "internal/digest", "internal/strict", "internal/origin"}, "archives and manifests on one machine"},
+	{"configs", []string{"", "internal/strict", "internal/origin"}, "settings of one node"},
 	{"placement", []string{""}, "pure: decides from a View, knows no network"},
 	{"gossip", []string{"", "internal/digest", "internal/record", "internal/identity"}, "keeps the View; never decides"},
 	{"runtime", []string{"", "internal/digest", "internal/wasmbin"}, "runs one function; knows no peers and no routes"},
 	{"edgeproxy", []string{"", "placement"}, "from a client's socket to a response; peers are behind its interfaces"},
-	{"node", []string{"", "configs", "gossip", "placement", "runtime", "edgeproxy", "internal/bundle", "internal/digest", "internal/identity", "internal/peerlink", "internal/record"}, "wires one machine"},
+	{"node", []string{"", "configs", "gossip", "placement", "runtime", "edgeproxy", "internal/bundle", "internal/digest", "internal/egress", "internal/identity", "internal/origin", "internal/peerlink", "internal/record"}, "wires one machine"},
 	{"internal/fleet", []string{"", "node", "internal/wan", "internal/record", "internal/bundle"}, "several nodes in one process, for `perigee dev` and tests"},
 	{"cmd/perigee", []string{"", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/fleet", "edgeproxy"}, "the CLI: asks nodes, signs records"},
 }
@@ -52,10 +54,11 @@ var homes = map[string][]string{
 	"github.com/spf13/pflag":              {"cmd/perigee"},
 	"github.com/fsnotify/fsnotify":        {"cmd/perigee"},
 	"golang.org/x/term":                   {"cmd/perigee"},
+	"golang.org/x/net":                    {"internal/origin"},
 	"golang.org/x/sys":                    {"runtime", "internal/peerlink", "cmd/perigee", "node"},
 	"golang.org/x/time":                   {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node"},
 	"golang.org/x/sync":                   {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node", "cmd/perigee", "internal/fleet"},
-	"github.com/prometheus/client_golang": {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node"},
+	"github.com/prometheus/client_golang": {"gossip", "edgeproxy", "internal/peerlink", "internal/egress", "runtime", "node"},
 }
 
 type listed struct {

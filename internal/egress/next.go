@@ -1,0 +1,100 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+
+	"github.com/perigee-edge/perigee/internal/origin"
+)
+
+// via is this proxy's entry in a Via field (RFC 9110, section 7.6.3).
+const via = "1.1 perigee"
+
+// Next is the handler that a function stands before. Close ends its idle connections.
+type Next struct {
+	http.Handler
+	transport *Transport // nil for a function
+}
+
+// Close ends the idle connections.
+func (n *Next) Close() {
+	if n.transport != nil {
+		n.transport.Close()
+	}
+}
+
+// Next returns the handler for an origin or a "fn:<name>" that a manifest has as next.
+func (e *Egress) Next(function, next string) (*Next, error) {
+	rule, err := origin.ParseRule(next)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("next of %s: %w", function, err)
+	case rule.Below:
+		return nil, fmt.Errorf("next of %s: %q stands for many hosts", function, next)
+	case rule.Scheme == origin.Function:
+		return &Next{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			out := r.WithContext(r.Context())
+			out.Header = endToEnd(r.Header)
+			e.serveFunction(rule.Host, w, out)
+		})}, nil
+	}
+	t := e.transport(function, []origin.Rule{rule})
+	return &Next{Handler: e.reverseProxy(t, rule.Origin), transport: t}, nil
+}
+
+// reverseProxy passes requests on to an origin, and its responses back, as they come. Connections are not
+// upgraded to other protocols.
+func (e *Egress) reverseProxy(t *Transport, o origin.Origin) http.Handler {
+	p := &httputil.ReverseProxy{
+		Transport: t,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = o.Scheme, o.Authority(), ""
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it was written, also where Go would read it otherwise
+			r.Out.Header.Del("Upgrade")
+			r.Out.Header.Del("Connection")
+			for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} { // the gateway's, which ReverseProxy removes
+				if values := r.In.Header[name]; len(values) > 0 {
+					r.Out.Header[name] = values
+				}
+			}
+			r.Out.Header.Add("Via", via)
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			resp.Header.Add("Via", via)
+			resp.Trailer = nil // not announced: they follow with http.TrailerPrefix, which every writer knows
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { originFailed(w, r, o, err) },
+		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // errors reach the client and the metrics
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// With a server in the context ReverseProxy panics when a body breaks off, as it should:
+		// a response that is not whole must not look so.
+		p.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.ServerContextKey, &http.Server{})))
+	})
+}
+
+// originFailed answers for an origin that did not. What it says goes to clients, so it has the rule and
+// no address.
+func originFailed(w http.ResponseWriter, r *http.Request, o origin.Origin, err error) {
+	if errors.Is(r.Context().Err(), context.Canceled) {
+		panic(http.ErrAbortHandler) // nobody waits
+	}
+	status, why := http.StatusBadGateway, "no usable response came"
+	var denied *DeniedError
+	var limit *LimitError
+	switch {
+	case errors.As(err, &denied):
+		why = fmt.Sprintf("the rule %q of this node forbids its address", denied.Rule)
+	case errors.As(err, &limit):
+		status, why = http.StatusServiceUnavailable, "too many requests to it are open"
+		w.Header().Set("Retry-After", "1")
+	case timedOut(err):
+		status, why = http.StatusGatewayTimeout, "it did not answer in time"
+	}
+	http.Error(w, fmt.Sprintf("The origin %s did not answer this request: %s.", o, why), status)
+}
