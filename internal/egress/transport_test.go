@@ -130,10 +130,10 @@ func TestRedirectIsAnAnswer(t *testing.T) {
 func TestTLS(t *testing.T) {
 	start := func(set func(*tls.Config)) (*Transport, string) {
 		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }))
-		s.EnableHTTP2 = true
 		s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 		s.TLS = &tls.Config{}
 		set(s.TLS)
+		s.EnableHTTP2 = s.TLS.MaxVersion == 0
 		s.StartTLS()
 		t.Cleanup(s.Close)
 		addr := s.Listener.Addr().String()
