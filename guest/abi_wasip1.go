@@ -2,6 +2,7 @@ package guest
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"unsafe"
@@ -53,10 +54,36 @@ func readBody(kind uint32, buf unsafe.Pointer, limit uint32) uint64
 //go:noescape
 func writeBody(kind uint32, buf unsafe.Pointer, size uint32)
 
-// The two messages that a call can be about.
+//go:wasmimport http_handler enable_features
+func enableFeatures(features uint32) uint32
+
+//go:wasmimport http_handler remove_header
+//go:noescape
+func removeHeader(kind uint32, name unsafe.Pointer, nameLen uint32)
+
+//go:wasmimport http_handler set_method
+//go:noescape
+func setMethod(p unsafe.Pointer, size uint32)
+
+//go:wasmimport http_handler set_uri
+//go:noescape
+func setURI(p unsafe.Pointer, size uint32)
+
+//go:wasmimport http_handler get_status_code
+func getStatusCode() uint32
+
+// The messages that a call can be about, and the fields after their bodies.
 const (
-	kindRequest  = 0
-	kindResponse = 1
+	kindRequest         = 0
+	kindResponse        = 1
+	kindRequestTrailer  = 2
+	kindResponseTrailer = 3
+)
+
+// The features of the host that a module turns on.
+const (
+	featureBufferResponse = 2
+	featureTrailers       = 4
 )
 
 // scratch takes texts from the host. A module runs on one thread and every user copies out of it
@@ -94,42 +121,73 @@ func readHead() head {
 		proto:      text(getProtocolVersion),
 		remoteAddr: text(getSourceAddr),
 	}
+	h.header = readFields(kindRequest)
+	return h
+}
+
+// readFields returns the fields of a kind.
+func readFields(kind uint32) http.Header {
 	names := texts(func(buf unsafe.Pointer, limit uint32) uint64 {
-		return getHeaderNames(kindRequest, buf, limit)
+		return getHeaderNames(kind, buf, limit)
 	})
-	h.header = make(http.Header, len(names))
+	h := make(http.Header, len(names))
 	for _, name := range names {
-		h.header[http.CanonicalHeaderKey(name)] = texts(func(buf unsafe.Pointer, limit uint32) uint64 {
-			return getHeaderValues(kindRequest, stringPointer(name), uint32(len(name)), buf, limit)
+		h[http.CanonicalHeaderKey(name)] = texts(func(buf unsafe.Pointer, limit uint32) uint64 {
+			return getHeaderValues(kind, stringPointer(name), uint32(len(name)), buf, limit)
 		})
 	}
 	return h
 }
 
-func stringPointer(s string) unsafe.Pointer { return unsafe.Pointer(unsafe.StringData(s)) }
-
-// hostSink is the response on its way to the host.
-type hostSink struct{}
-
-func (hostSink) head(status int, header http.Header) {
-	setStatusCode(uint32(status))
-	for name, values := range header {
-		for i, value := range values {
-			if i == 0 {
-				setHeaderValue(kindResponse, stringPointer(name), uint32(len(name)), stringPointer(value), uint32(len(value)))
-			} else {
-				addHeaderValue(kindResponse, stringPointer(name), uint32(len(name)), stringPointer(value), uint32(len(value)))
-			}
+// writeField replaces the values of a field.
+func writeField(kind uint32, name string, values []string) {
+	for i, value := range values {
+		if i == 0 {
+			setHeaderValue(kind, stringPointer(name), uint32(len(name)), stringPointer(value), uint32(len(value)))
+		} else {
+			addHeaderValue(kind, stringPointer(name), uint32(len(name)), stringPointer(value), uint32(len(value)))
 		}
 	}
 }
 
-func (hostSink) body(p []byte) {
+func stringPointer(s string) unsafe.Pointer { return unsafe.Pointer(unsafe.StringData(s)) }
+
+// hostSink is the response on its way to the host.
+type hostSink struct {
+	replace bool // there is a response of the next handler, which this one takes the place of
+}
+
+func (s *hostSink) head(status int, header http.Header) {
+	if s.replace {
+		for _, kind := range []uint32{kindResponse, kindResponseTrailer} {
+			for name := range readFields(kind) {
+				removeHeader(kind, stringPointer(name), uint32(len(name)))
+			}
+		}
+		writeBody(kindResponse, nil, 0)
+	}
+	setStatusCode(uint32(status))
+	for name, values := range header {
+		writeField(kindResponse, name, values)
+	}
+}
+
+func (*hostSink) body(p []byte) {
 	writeBody(kindResponse, unsafe.Pointer(unsafe.SliceData(p)), uint32(len(p)))
 }
 
+func (*hostSink) trailer(h http.Header) {
+	enableFeatures(featureTrailers)
+	for name, values := range h {
+		writeField(kindResponseTrailer, name, values)
+	}
+}
+
 // requestBody reads the request body as it arrives.
-type requestBody struct{ ended, closed bool }
+type requestBody struct {
+	trailer       http.Header // the request's; filled at the end
+	ended, closed bool
+}
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	switch {
@@ -142,8 +200,11 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	got := readBody(kindRequest, unsafe.Pointer(unsafe.SliceData(p)), uint32(min(len(p), 1<<30)))
 	n := int(uint32(got))
-	if b.ended = got>>32 != 0; b.ended && n == 0 {
-		return 0, io.EOF
+	if b.ended = got>>32 != 0; b.ended {
+		maps.Copy(b.trailer, readFields(kindRequestTrailer))
+		if n == 0 {
+			return 0, io.EOF
+		}
 	}
 	return n, nil
 }

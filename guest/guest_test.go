@@ -15,7 +15,10 @@ type record struct {
 	status int
 	header http.Header
 	pieces []string
+	after  http.Header
 }
+
+func (r *record) trailer(h http.Header) { r.after = h }
 
 func (r *record) head(status int, header http.Header) { r.status, r.header = status, header.Clone() }
 func (r *record) body(p []byte)                       { r.pieces = append(r.pieces, string(p)) }

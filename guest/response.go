@@ -1,8 +1,11 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 )
 
 // sink is where a response goes: the host, or a test.
@@ -11,6 +14,8 @@ type sink interface {
 	head(status int, header http.Header)
 	// body takes the next piece; an empty one asks the host to send what it has.
 	body(p []byte)
+	// trailer is called last, if there are any.
+	trailer(h http.Header)
 }
 
 // bufferSize is how much of a response is gathered before the host is called: calls are cheap, but a
@@ -25,14 +30,19 @@ type response struct {
 	header http.Header // a copy made by WriteHeader; nil before
 	status int
 	buf    []byte
+
+	trailers []string // announced in the header Trailer
+
 	sent   bool // out has the head
+	passed bool // the next handler has answered instead
 }
 
 func newResponse(out sink) *response {
 	return &response{out: out, live: http.Header{}}
 }
 
-// Header returns the headers that the first WriteHeader or Write sends.
+// Header returns the headers that the first WriteHeader or Write sends. Trailers are set in it as
+// net/http documents: announced in the header Trailer, or with http.TrailerPrefix.
 func (w *response) Header() http.Header { return w.live }
 
 // WriteHeader fixes status and headers. Informational codes are ignored: the ABI can't carry them.
@@ -43,14 +53,24 @@ func (w *response) WriteHeader(status int) {
 	if w.header != nil || status < 200 {
 		return
 	}
-	w.status, w.header = status, w.live.Clone()
-	if w.header == nil {
-		w.header = http.Header{}
+	w.status, w.header = status, make(http.Header, len(w.live)+1)
+	for name, values := range w.live {
+		if name != "Trailer" && !strings.HasPrefix(name, http.TrailerPrefix) {
+			w.header[name] = slices.Clone(values)
+		}
+	}
+	for _, line := range w.live["Trailer"] {
+		for name := range strings.SplitSeq(line, ",") {
+			w.trailers = append(w.trailers, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+		}
 	}
 }
 
 // Write sends p as the next part of the body, perhaps later: see Flush.
 func (w *response) Write(p []byte) (int, error) {
+	if w.passed {
+		return 0, errPassed
+	}
 	w.WriteHeader(http.StatusOK)
 	if w.status == http.StatusNoContent || w.status == http.StatusNotModified {
 		return 0, http.ErrBodyNotAllowed
@@ -75,6 +95,9 @@ func (w *response) WriteString(s string) (int, error) { return w.Write([]byte(s)
 
 // Flush sends what was written so far on its way to the client.
 func (w *response) Flush() {
+	if w.passed {
+		return
+	}
 	w.WriteHeader(http.StatusOK)
 	w.drain()
 	w.sendHead(nil)
@@ -89,10 +112,33 @@ func (w *response) FlushError() error {
 
 // finish sends the rest after the handler has returned.
 func (w *response) finish() {
+	if w.passed {
+		return
+	}
 	w.WriteHeader(http.StatusOK)
 	w.drain()
 	w.sendHead(nil)
+	var trailer http.Header
+	add := func(name string, values []string) {
+		if trailer == nil {
+			trailer = http.Header{}
+		}
+		trailer[name] = values
+	}
+	for name, values := range w.live {
+		if t, ok := strings.CutPrefix(name, http.TrailerPrefix); ok {
+			add(http.CanonicalHeaderKey(t), values)
+		} else if slices.Contains(w.trailers, name) {
+			add(name, values)
+		}
+	}
+	if trailer != nil {
+		w.out.trailer(trailer)
+	}
 }
+
+// errPassed is the error of a write to a response that the next handler has sent.
+var errPassed = errors.New("guest: the next handler has answered this request")
 
 func (w *response) drain() {
 	if len(w.buf) == 0 {

@@ -4,8 +4,11 @@ package guest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"testing"
 	"time"
@@ -21,6 +24,7 @@ func Serve(h http.Handler) {
 	if testing.Testing() {
 		return
 	}
+	runHooks()
 	addr := os.Getenv("PERIGEE_LISTEN")
 	if addr == "" {
 		addr = "127.0.0.1:8080"
@@ -33,3 +37,23 @@ func Serve(h http.Handler) {
 	fmt.Fprintf(os.Stderr, "guest: serve on %s: %v; set PERIGEE_LISTEN to another address\n", addr, err)
 	os.Exit(1)
 }
+
+// Middleware makes a function that stands before what its manifest has as next. Compiled for the machine
+// itself, next is the origin in PERIGEE_NEXT ("http://127.0.0.1:3000"), or answers 404; see Serve.
+func Middleware(m func(next http.Handler) http.Handler) {
+	next := http.NotFoundHandler()
+	if s := os.Getenv("PERIGEE_NEXT"); s != "" {
+		u, err := url.Parse(s)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "guest: PERIGEE_NEXT: %v\n", err)
+			os.Exit(1)
+		}
+		next = httputil.NewSingleHostReverseProxy(u)
+	}
+	Serve(m(next))
+}
+
+// Rand returns a random generator with a fresh seed. In a function, whose requests start from one image,
+// it is the request's own, while the functions of math/rand and math/rand/v2 give the same numbers in each
+// request. The generator is not for several goroutines at once.
+func Rand() *rand.Rand { return newRand() }
