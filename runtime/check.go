@@ -16,6 +16,7 @@ import (
 	"github.com/perigee-edge/perigee/internal/wasmbin"
 	"github.com/perigee-edge/perigee/runtime/abi/cgi"
 	"github.com/perigee-edge/perigee/runtime/abi/httpwasm"
+	"github.com/perigee-edge/perigee/runtime/abi/outbound"
 	"github.com/perigee-edge/perigee/runtime/abi/wasip1"
 )
 
@@ -183,7 +184,7 @@ func abiOf(m *wasmbin.Module) (string, error) {
 
 // checkImports refuses what the host does not have. All misses are named at once.
 func checkImports(m *wasmbin.Module, abi string) error {
-	known := map[string]map[string]string{wasip1.Module: wasip1.Signatures()}
+	known := map[string]map[string]string{wasip1.Module: wasip1.Signatures(), outbound.Module: outbound.Signatures()}
 	if abi == ABIHTTPWasm {
 		known[httpwasm.Module] = httpwasm.Signatures()
 	}
@@ -207,7 +208,7 @@ func checkImports(m *wasmbin.Module, abi string) error {
 	if n := len(misses); n > 5 {
 		misses, more = misses[:5], fmt.Sprintf(" and %d more", n-5)
 	}
-	return &ErrRefused{Rule: "imports", Detail: strings.Join(misses, "; ") + more + "; guests may import functions of " + strings.Join(slices.Sorted(maps.Keys(known)), " and ")}
+	return &ErrRefused{Rule: "imports", Detail: strings.Join(misses, "; ") + more + "; guests may import functions of " + strings.Join(slices.Sorted(maps.Keys(known)), ", ")}
 }
 
 func letters(types []wasmbin.ValueType) string {

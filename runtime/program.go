@@ -34,6 +34,7 @@ const warmUp = "perigee_warm_up"
 
 func startHandler(ctx context.Context, q *request) error {
 	call := httpwasm.NewCall(q.exchange)
+	ctx = q.outbound.Context(ctx)
 	if err := q.callAll(call.Context(ctx), wasmbin.StartExport, "_initialize", "_start", warmUp); err != nil {
 		return err
 	}
@@ -44,14 +45,14 @@ func startHandler(ctx context.Context, q *request) error {
 func serveHandler(ctx context.Context, q *request, next http.Handler) error {
 	call := httpwasm.NewCall(q.exchange)
 	call.SetFeatures(q.features)
-	return call.Serve(call.Context(ctx), q.instance.Function, next)
+	return call.Serve(q.outbound.Context(call.Context(ctx)), q.instance.Function, next)
 }
 
 // startCommand keeps a command as it is before its main function, which is the whole of a request.
 func startCommand(ctx context.Context, q *request) error { return q.callAll(ctx, wasmbin.StartExport) }
 
 func serveCommand(ctx context.Context, q *request, _ http.Handler) error {
-	return q.command.Serve(ctx, q.instance.Function(cgi.Start))
+	return q.command.Serve(q.outbound.Context(ctx), q.instance.Function(cgi.Start))
 }
 
 // commandSystem gives a command its request.

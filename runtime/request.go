@@ -15,6 +15,7 @@ import (
 
 	"github.com/perigee-edge/perigee/runtime/abi"
 	"github.com/perigee-edge/perigee/runtime/abi/cgi"
+	"github.com/perigee-edge/perigee/runtime/abi/outbound"
 	"github.com/perigee-edge/perigee/runtime/abi/wasip1"
 	"github.com/perigee-edge/perigee/runtime/sandbox"
 )
@@ -26,6 +27,7 @@ type request struct {
 	instance *sandbox.Instance
 	exchange *abi.Exchange
 	system   *wasip1.System
+	outbound *outbound.Call
 	command  *cgi.Call       // of a command
 	idle     func()          // sends what the guest has written so far
 	ctx      context.Context // of the guest's calls, for host functions that are not given one
@@ -50,6 +52,7 @@ func newRequest(r *Runtime, rev *revision, i *sandbox.Instance, w http.ResponseW
 		Limits:  r.limits,
 		Await:   func(f func()) { i.Await(q.ctx, f) },
 	}
+	q.outbound = outbound.NewCall(q.exchange, rev.sender)
 	q.idle = func() {
 		if a := q.exchange.Answer; a.Started() {
 			q.exchange.Must(a.Flush())
@@ -134,6 +137,7 @@ func (q *request) usage() Usage {
 
 // close gives up what the request held besides its instance.
 func (q *request) close() {
+	q.outbound.Close()
 	q.exchange.Log.Close()
 	q.system.Close()
 }

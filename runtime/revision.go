@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type Spec struct {
 	Files     fs.FS             // read-only at "/" for the guest; nil = none. Used by many requests at once
 	Limits    perigee.Limits    // zero Memory means the default; zero Timeout, Fuel and Concurrency none
 	Env       map[string]string // the guest's environment
+	Outbound  http.RoundTripper // sends the guest's own requests, and decides where they may go; nil = nowhere
 	Isolation string            // what a request sees of those before: "request" or "" (nothing), "fresh" (nothing, and the guest is started anew), "shared" (what they left in the same instance)
 }
 
@@ -40,6 +42,7 @@ type revision struct {
 	receipt  receipt
 	env      map[string]string
 	environ  []string // the same, as WASI has it
+	sender   http.RoundTripper
 	files    fs.FS
 	timeout  time.Duration // 0 = none
 	fuel     uint64        // 0 = no limit
@@ -101,7 +104,7 @@ func (r *Runtime) load(ctx context.Context, id perigee.RevisionID, spec Spec) (*
 	}
 	rev := &revision{
 		id: id, function: spec.Function, receipt: rec, program: programs[rec.Report.ABI],
-		env: spec.Env, environ: environ(spec.Env), files: spec.Files,
+		env: spec.Env, environ: environ(spec.Env), files: spec.Files, sender: spec.Outbound,
 		timeout: time.Duration(spec.Limits.Timeout), fuel: spec.Limits.Fuel,
 		most: int32(spec.Limits.Concurrency), comfort: int32(spec.Limits.Concurrency),
 		logger: r.config.Logger.With("function", spec.Function), logRate: abi.NewLogRate(),

@@ -50,6 +50,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/runtime/abi"
 	"github.com/perigee-edge/perigee/runtime/abi/httpwasm"
+	"github.com/perigee-edge/perigee/runtime/abi/outbound"
 	"github.com/perigee-edge/perigee/runtime/abi/wasip1"
 	"github.com/perigee-edge/perigee/runtime/sandbox"
 )
@@ -186,7 +187,7 @@ func (r *Runtime) open(alone bool) (err error) {
 	if err != nil {
 		return err
 	}
-	return errors.Join(wasip1.Instantiate(ctx, r.engine.Wasm()), httpwasm.Instantiate(ctx, r.engine.Wasm()))
+	return errors.Join(wasip1.Instantiate(ctx, r.engine.Wasm()), httpwasm.Instantiate(ctx, r.engine.Wasm()), outbound.Instantiate(ctx, r.engine.Wasm()))
 }
 
 // removeStale removes what dead children have left, and the code of other engines.

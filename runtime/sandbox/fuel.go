@@ -63,6 +63,7 @@ func (i *Instance) refill(ctx context.Context, left int64) int64 {
 // does not count as the guest's.
 func (i *Instance) Await(ctx context.Context, f func()) {
 	start := time.Now()
+	defer func() { i.waited += time.Since(start) }() // also if f ends the guest's call
 	had := i.turn
 	i.release()
 	f()
@@ -71,7 +72,6 @@ func (i *Instance) Await(ctx context.Context, f func()) {
 			panic(context.Cause(ctx))
 		}
 	}
-	i.waited += time.Since(start)
 }
 
 // release gives the turn back, if there is one.

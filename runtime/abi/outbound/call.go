@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/perigee-edge/perigee/runtime/abi"
 )
@@ -16,15 +15,14 @@ import (
 // RoundTrip must end with the request's context.
 type Sender = http.RoundTripper
 
-// Limits bounds the exchanges of one request.
+// Limits bounds the exchanges of one request. NewCall sets 16, 200 and 1 GiB.
 type Limits struct {
 	Open  int   // at once
 	Total int   // together
 	Bytes int64 // of all bodies together, in both directions
 }
 
-// DefaultLimits is what NewCall sets.
-var DefaultLimits = Limits{Open: 16, Total: 200, Bytes: 1 << 30}
+func defaultLimits() Limits { return Limits{Open: 16, Total: 200, Bytes: 1 << 30} }
 
 // The errors that functions return to the guest.
 const (
@@ -38,11 +36,7 @@ const (
 // Call is one request and what it has sent. It belongs to the goroutine that runs the guest.
 type Call struct {
 	*abi.Exchange
-	Limits  Limits
-	Blocked time.Duration // how long the guest has waited for the network
-
-	// Waiting is called before the guest waits; what it returns is called after. nil = nothing is.
-	Waiting func() (resumed func())
+	Limits Limits
 
 	sender    Sender
 	exchanges map[uint32]*exchange
@@ -54,7 +48,7 @@ type Call struct {
 // NewCall returns the state of a request of a function that sends through s. With nil every request is
 // denied, and the text says how to change that.
 func NewCall(x *abi.Exchange, s Sender) *Call {
-	return &Call{Exchange: x, Limits: DefaultLimits, sender: s}
+	return &Call{Exchange: x, Limits: defaultLimits(), sender: s}
 }
 
 type key struct{}
@@ -73,16 +67,6 @@ func (c *Call) end(handle uint32) {
 	x := c.exchanges[handle]
 	delete(c.exchanges, handle)
 	x.close()
-}
-
-// blocking runs what waits for the network.
-func (c *Call) blocking(wait func()) {
-	start := time.Now()
-	if c.Waiting != nil {
-		defer c.Waiting()()
-	}
-	defer func() { c.Blocked += time.Since(start) }()
-	wait()
 }
 
 // notAllowed is the denial of a function whose manifest lists no origin.

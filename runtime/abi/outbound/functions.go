@@ -148,7 +148,7 @@ func (c *Call) write(ctx context.Context, mod api.Module, s []uint64) {
 	}
 	err := c.count(len(p))
 	if err == nil {
-		c.blocking(func() { _, err = x.body.Write(p) })
+		c.Await(func() { _, err = x.body.Write(p) })
 		c.over(ctx)
 	}
 	if s[0] = uint64(len(p)); err != nil {
@@ -170,7 +170,7 @@ func (c *Call) head(ctx context.Context, mod api.Module, s []uint64) {
 	if a := c.Answer; a != nil && a.Started() { // the client need not wait for this
 		c.Must(a.Flush())
 	}
-	c.blocking(func() { // ctx is the exchange's ancestor, so that its end is the end of this
+	c.Await(func() { // ctx is the exchange's ancestor, so that its end is the end of this
 		<-x.done
 	})
 	c.over(ctx)
@@ -191,7 +191,7 @@ func (c *Call) read(ctx context.Context, mod api.Module, s []uint64) {
 	}
 	buf := c.Read(mod, uint32(s[1]), min(limit, math.MaxInt32))
 	n, err := 0, error(nil)
-	c.blocking(func() {
+	c.Await(func() {
 		if <-x.done; x.err != nil {
 			err = x.err
 			return
@@ -230,7 +230,7 @@ func (c *Call) trailers(_ context.Context, mod api.Module, s []uint64) {
 
 func (c *Call) close(_ context.Context, _ api.Module, s []uint64) {
 	c.exchange("close", s[0])
-	c.blocking(func() { c.end(uint32(s[0])) })
+	c.Await(func() { c.end(uint32(s[0])) })
 }
 
 func (c *Call) error(_ context.Context, mod api.Module, s []uint64) {
