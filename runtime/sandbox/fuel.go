@@ -17,7 +17,7 @@ import (
 const grant = 250_000
 
 // firstGrant is what it gets to begin with, for which it needs no turn.
-const firstGrant = 100_000
+const firstGrant = 150_000
 
 // Why a guest's call was ended here. The end of the call's context is the other reason: its cause.
 var (

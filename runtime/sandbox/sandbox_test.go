@@ -168,7 +168,7 @@ func TestSpinnersEnd(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if _, used, err := run(ctx, mod, 0, "spin"); !errors.Is(err, over) || used < 100_000 {
+			if _, used, err := run(ctx, mod, 0, "spin"); !errors.Is(err, over) || used < 150_000 {
 				t.Errorf("used %d, %v", used, err)
 			}
 		})
