@@ -1,0 +1,40 @@
+//go:build unix
+
+package usage
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// mapping is a file in memory, shared with the system.
+type mapping struct {
+	file  *os.File
+	bytes []byte
+}
+
+func openMapping(path string, size int) (mapping, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return mapping{}, err
+	}
+	b, err := syscall.Mmap(int(f.Fd()), 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		f.Close()
+		return mapping{}, fmt.Errorf("map %s: %w", path, err)
+	}
+	return mapping{f, b}, nil
+}
+
+// sync writes changed pages to disk: the file's and the mapping's are the same.
+func (m *mapping) sync() error { return m.file.Sync() }
+
+func (m *mapping) close() error {
+	err := syscall.Munmap(m.bytes)
+	m.bytes = nil
+	if e := m.file.Close(); err == nil {
+		err = e
+	}
+	return err
+}
