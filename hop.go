@@ -27,6 +27,9 @@ type HopError struct {
 	Code RefuseCode
 	Load *Load // what the worker reported with its refusal; nil if nothing
 	Err  error // the cause, for unreachable; may be nil
+
+	// Limit is what a node that is overloaded ran out of; "" = it did not say.
+	Limit string
 }
 
 // Error names the node, the code and the cause.

@@ -35,7 +35,8 @@ var ours = []struct {
 	{"gossip", []string{"", "internal/digest", "internal/record", "internal/identity"}, "keeps the View; never decides"},
 	{"runtime", []string{"", "internal/digest", "internal/wasmbin"}, "runs one function; knows no peers and no routes"},
 	{"edgeproxy", []string{"", "placement"}, "from a client's socket to a response; peers are behind its interfaces"},
-	{"node", []string{"", "configs", "gossip", "placement", "runtime", "edgeproxy", "internal/bundle", "internal/digest", "internal/egress", "internal/identity", "internal/origin", "internal/peerlink", "internal/record"}, "wires one machine"},
+	{"usage", []string{""}, "a table in a file: knows keys and numbers, measures nothing"},
+	{"node", []string{"", "configs", "gossip", "placement", "runtime", "edgeproxy", "usage", "internal/bundle", "internal/digest", "internal/egress", "internal/identity", "internal/origin", "internal/peerlink", "internal/record"}, "wires one machine"},
 	{"internal/fleet", []string{"", "node", "internal/wan", "internal/record", "internal/bundle"}, "several nodes in one process, for `perigee dev` and tests"},
 	{"cmd/perigee", []string{"", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/fleet", "edgeproxy"}, "the CLI: asks nodes, signs records"},
 }

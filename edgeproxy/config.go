@@ -95,6 +95,10 @@ type Hops interface {
 type Result struct {
 	Start string // StartWarm, StartImage or StartCold; "" = not known
 	Fuel  uint64 // instructions used; 0 = not measured
+
+	// Partial says that the guest runs on, so that Fuel is not the last word. It is for what is
+	// reported before Invoke returns.
+	Partial bool
 }
 
 // The values of Result.Start.

@@ -48,8 +48,12 @@
 // The host is the request's own. The response of a peer carries, for the entry node only:
 //
 //	Perigee-Hop-Start      "warm", "image" or "cold"
-//	Perigee-Hop-Fuel       instructions used until the head of the response; absent = not measured
+//	Perigee-Hop-Fuel       instructions used, with ";partial" if the guest runs on; absent = not measured
 //	Perigee-Hop-Refused    a perigee.RefuseCode: refused after accepted, but before the guest started
 //	Perigee-Hop-Fault      a Fault: the guest failed before it responded; or "internal": the node did
 //	Perigee-Hop-Detail     what happened, for people; with Fault
+//	Perigee-Hop-Limit      the limit that was run into, if Fault does not say it; with Refused or Fault
+//
+// After a response whose head has a fuel that is partial, and that has no Content-Length, a trailer field
+// Perigee-Hop-Fuel has the last word.
 package edgeproxy

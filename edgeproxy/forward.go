@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -35,6 +36,9 @@ func (v *visit) forward(ctx context.Context) error {
 		}
 		if errors.Is(err, errLost) {
 			lost = err // should nobody else take it: it may have run, so it was not refused
+		}
+		if hop := (*perigee.HopError)(nil); errors.As(err, &hop) && hop.Code == perigee.RefusedOverloaded {
+			v.busy = hop
 		}
 		v.answer.reset()
 		v.unexpect()
@@ -100,7 +104,7 @@ func (v *visit) fact(id perigee.NodeID, now time.Time) (f placement.Fact) {
 // expect fills in the receipt for a try that may succeed.
 func (v *visit) expect(c *placement.Candidate) {
 	v.receipt.Region, v.receipt.Node, v.receipt.Revision = c.Region, c.Node, v.fn.Live.ID
-	v.receipt.Reason, v.receipt.Hop, v.receipt.Fuel = string(c.Reason), 0, 0
+	v.receipt.Reason, v.receipt.Hop, v.receipt.Fuel, v.receipt.Partial = string(c.Reason), 0, 0, false
 	v.receipt.Start = StartCold
 	if c.Warm {
 		v.receipt.Start = StartWarm
@@ -138,11 +142,10 @@ func (v *visit) runHere(ctx context.Context, c *placement.Candidate) error {
 	v.facts.dress(out.Header, v.proxy.cfg.Region, v.in.Host)
 	result, err := v.proxy.cfg.Local.Invoke(ctx, v.fn, v.fn.Live.ID, localAnswer{&v.answer, v.report}, out)
 	var hop *perigee.HopError
-	switch {
-	case err == nil:
-		v.report(result)
-	case errors.As(err, &hop):
+	if errors.As(err, &hop) {
 		v.unexpect()
+	} else {
+		v.report(result)
 	}
 	return err
 }
@@ -250,8 +253,17 @@ func (v *visit) relay(node perigee.NodeID, resp *http.Response, tr *trip) error 
 		}
 		return err
 	}
+	v.readFuel(resp.Trailer)
 	sendTrailer(v.answer.Header(), resp)
 	return nil
+}
+
+// readFuel reads what a worker says of the fuel, in the head or in the trailer.
+func (v *visit) readFuel(h http.Header) {
+	number, partial := strings.CutSuffix(h.Get(hopFuel), ";"+paramPartial)
+	if fuel, err := strconv.ParseUint(number, 10, 64); err == nil {
+		v.report(Result{Fuel: fuel, Partial: partial})
+	}
 }
 
 // readHopHeader reads what a worker says to the entry node, and not to the client.
@@ -260,21 +272,23 @@ func (v *visit) readHopHeader(node perigee.NodeID, h http.Header) error {
 		if !isRefuseCode(code) {
 			code = perigee.RefusedNotHere // of a later release
 		}
-		return &perigee.HopError{Node: node, Code: code}
+		return &perigee.HopError{Node: node, Code: code, Limit: h.Get(hopLimit)}
 	}
 	if start := h.Get(hopStart); start == StartWarm || start == StartImage || start == StartCold {
 		v.receipt.Start = start
 	}
-	if fuel, err := strconv.ParseUint(h.Get(hopFuel), 10, 64); err == nil {
-		v.receipt.Fuel = fuel
-	}
+	v.readFuel(h)
 	switch fault := h.Get(hopFault); fault {
 	case "":
 	case faultInternal:
 		return errLost
 	default:
 		detail := h.Get(hopDetail)
-		return &GuestError{Kind: Fault(fault), Detail: detail[:min(len(detail), maxHopDetail)]}
+		limit := h.Get(hopLimit)
+		if !knownLimit(limit) {
+			limit = ""
+		}
+		return &GuestError{Kind: Fault(fault), Detail: detail[:min(len(detail), maxHopDetail)], Limit: limit}
 	}
 	return nil
 }

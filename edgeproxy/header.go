@@ -17,12 +17,16 @@ const (
 
 // The request header fields that a guest sees besides the client's own.
 const (
-	headerRegion      = "Perigee-Region"       // where it runs
-	headerEntryRegion = "Perigee-Entry-Region" // where the client's request came in
-	headerRequestID   = "Perigee-Request-Id"
-	headerFor         = "X-Forwarded-For"
-	headerProto       = "X-Forwarded-Proto"
-	headerHost        = "X-Forwarded-Host"
+	headerRegion = "Perigee-Region" // where it runs
+	headerFor    = "X-Forwarded-For"
+	headerProto  = "X-Forwarded-Proto"
+	headerHost   = "X-Forwarded-Host"
+)
+
+// The fields of those that who runs the guest needs, too.
+const (
+	HeaderEntryRegion = "Perigee-Entry-Region" // where the client's request came in
+	HeaderRequestID   = "Perigee-Request-Id"
 )
 
 // hopByHop reports whether a field is about one connection (RFC 9110, section 7.6.1, and what

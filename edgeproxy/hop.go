@@ -136,6 +136,9 @@ func (p *Proxy) runHop(hw hopResponder, r *http.Request, m *hopMeta, fn *perigee
 	if err == nil {
 		w.WriteHeader(http.StatusOK)
 		cleanTrailerKeys(w.Header())
+		if w.owed && !w.sized {
+			w.Header()[http.TrailerPrefix+hopFuel] = []string{strconv.FormatUint(result.Fuel, 10)}
+		}
 		if err = w.bad; err == nil {
 			return hopServed
 		}
@@ -155,15 +158,23 @@ func (p *Proxy) answerFailure(ctx context.Context, w *hopAnswer, m *hopMeta, err
 	clear(w.Header())
 	w.bad = nil
 	tell := func(status int, name, value string) {
-		w.extra = http.Header{name: {value}}
+		w.extra[name] = []string{value}
 		w.WriteHeader(status)
+	}
+	w.extra = http.Header{}
+	limit := func(l string) {
+		if l != "" {
+			w.extra[hopLimit] = []string{l}
+		}
 	}
 	switch {
 	case errors.As(err, &hop):
+		limit(hop.Limit)
 		tell(http.StatusServiceUnavailable, hopRefused, string(hop.Code))
 		return string(hop.Code)
 	case errors.As(err, &guest):
 		w.detail = printable(guest.Detail)
+		limit(guest.Limit)
 		tell(http.StatusBadGateway, hopFault, string(guest.Kind))
 		return hopFaulted
 	case errors.Is(err, context.DeadlineExceeded):
@@ -187,6 +198,7 @@ type hopAnswer struct {
 	bad    error // why the writer's head was refused
 	wrote  bool
 	sized  bool
+	owed   bool // the fuel in the head is not the last word
 }
 
 // Report implements Reporter.
@@ -210,8 +222,12 @@ func (a *hopAnswer) WriteHeader(status int) {
 	if a.result.Start != "" {
 		h[hopStart] = []string{a.result.Start}
 	}
-	if a.result.Fuel > 0 {
-		h[hopFuel] = []string{strconv.FormatUint(a.result.Fuel, 10)}
+	if a.result.Fuel > 0 || a.result.Partial {
+		fuel := strconv.FormatUint(a.result.Fuel, 10)
+		if a.owed = a.result.Partial; a.owed {
+			fuel += ";" + paramPartial
+		}
+		h[hopFuel] = []string{fuel}
 	}
 	if a.detail != "" {
 		h[hopDetail] = []string{a.detail}

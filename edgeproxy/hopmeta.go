@@ -29,6 +29,7 @@ const (
 	hopRefused = "Perigee-Hop-Refused"
 	hopFault   = "Perigee-Hop-Fault"
 	hopDetail  = "Perigee-Hop-Detail"
+	hopLimit   = "Perigee-Hop-Limit"
 )
 
 // faultInternal is a hop's fault that is the worker's, not the guest's.
@@ -209,8 +210,8 @@ func (f *facts) dress(h http.Header, region perigee.Region, host string) {
 		h[name] = values[len(values)-1 : len(values) : len(values)]
 	}
 	set(headerRegion, string(region))
-	set(headerEntryRegion, string(f.entryRegion))
-	set(headerRequestID, f.id)
+	set(HeaderEntryRegion, string(f.entryRegion))
+	set(HeaderRequestID, f.id)
 	set(headerProto, f.proto)
 	set(headerHost, host)
 	if f.client != "" {

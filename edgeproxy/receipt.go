@@ -17,8 +17,13 @@ const (
 	ReceiptOff    = "off"    // none
 )
 
-// ReceiptHeader is the response header field that carries a Receipt.
+// ReceiptHeader is the response header field that carries a Receipt. At the full level, a response that
+// left while its guest still ran, and has no Content-Length, carries the last word in a trailer field of
+// the same name.
 const ReceiptHeader = "Perigee-Receipt"
+
+// paramPartial is the parameter of the key fuel that stands for Receipt.Partial.
+const paramPartial = "partial"
 
 // ReasonRefused is the reason on responses that no function gave; their body says why. All other
 // reasons are those of package placement.
@@ -35,7 +40,9 @@ type Receipt struct {
 	Start    string             // StartWarm, StartImage or StartCold
 	Reason   string             // why there
 	Hop      time.Duration      // full level only, if it ran on another node: from handing the request to the mesh until the head of the response
-	Fuel     uint64             // full level only: instructions used until the head of the response; 0 = not measured
+	Fuel     uint64             // full level only: instructions used; 0 = not measured
+	Partial  bool               // Fuel is what was used until the head of the response, and the guest ran on
+	Limit    string             // the limit that ended the request, one of the constants Limit…
 	ID       string             // of the request: 16 hexadecimal digits
 }
 
@@ -64,7 +71,11 @@ func (r *Receipt) Format(level string) string {
 	}
 	if full && r.Fuel > 0 {
 		b = strconv.AppendUint(appendKey(b, "fuel"), min(r.Fuel, maxInteger), 10)
+		if r.Partial {
+			b = append(append(b, ';'), paramPartial...)
+		}
 	}
+	item("limit", r.Limit)
 	item("id", r.ID)
 	return string(b)
 }
@@ -84,12 +95,12 @@ func ParseReceipt(s string) (Receipt, error) {
 	r.Region = perigee.Region(d["region"].text)
 	r.Node = perigee.NodeID(d["node"].text)
 	r.Revision = perigee.RevisionID(d["rev"].text)
-	r.Start, r.Reason, r.ID = d["start"].text, d["reason"].text, d["id"].text
+	r.Start, r.Reason, r.ID, r.Limit = d["start"].text, d["reason"].text, d["id"].text, d["limit"].text
 	if ms := d["hop-ms"].number; ms > 0 && ms < 1e9 {
 		r.Hop = time.Duration(ms*1000+0.5) * time.Microsecond
 	}
 	if f := d["fuel"].number; f >= 1 {
-		r.Fuel = uint64(f)
+		r.Fuel, r.Partial = uint64(f), d["fuel"].partial
 	}
 	return r, nil
 }

@@ -36,7 +36,9 @@ type visit struct {
 	level   string // of the receipt
 	where   int
 	tries   int
-	err     error // why there was no response of a guest; nil if there was
+	busy    *perigee.HopError // the last refusal of a node that was overloaded
+	owed    bool              // the receipt in the head is not the last word
+	err     error             // why there was no response of a guest; nil if there was
 }
 
 // ServeHTTP answers a client. It panics with http.ErrAbortHandler to cut off a response that can't
@@ -158,6 +160,8 @@ func (v *visit) serve(w http.ResponseWriter) {
 		panic(http.ErrAbortHandler)
 	}
 	problem := problemOf(v.err, v.fn)
+	v.receipt.Limit = limitOf(v.err, v.busy)
+	problem.explain(v.receipt.Limit, v.fn)
 	if problem.status == http.StatusInternalServerError {
 		v.proxy.log.Warn("run function", "function", v.fn.Name, "id", v.facts.id, "err", v.err)
 	}
@@ -168,6 +172,9 @@ func (v *visit) serve(w http.ResponseWriter) {
 func (v *visit) finish() {
 	v.answer.WriteHeader(http.StatusOK)
 	cleanTrailerKeys(v.answer.Header())
+	if v.owed && v.answer.promised < 0 && !v.answer.bodiless {
+		v.answer.Header()[http.TrailerPrefix+ReceiptHeader] = []string{v.receipt.Format(v.level)}
+	}
 	switch {
 	case v.answer.bad != nil:
 		v.err = v.answer.bad
@@ -205,10 +212,14 @@ func (v *visit) report(r Result) {
 	if r.Start != "" {
 		v.receipt.Start = r.Start
 	}
-	v.receipt.Fuel = max(v.receipt.Fuel, r.Fuel)
+	v.receipt.Fuel, v.receipt.Partial = max(v.receipt.Fuel, r.Fuel), r.Partial
 }
 
-func (v *visit) formatReceipt() string { return v.receipt.Format(v.level) }
+// formatReceipt is called when the head of the response is written.
+func (v *visit) formatReceipt() string {
+	v.owed = v.level == ReceiptFull && v.receipt.Partial
+	return v.receipt.Format(v.level)
+}
 
 func (v *visit) settled() { v.body.settled() }
 

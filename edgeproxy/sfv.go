@@ -67,8 +67,9 @@ func isTokenChar(c byte) bool {
 
 // bareItem is one value of a dictionary; the zero value stands for a boolean.
 type bareItem struct {
-	text   string  // of a token or string
-	number float64 // of an integer or decimal
+	text    string  // of a token or string
+	number  float64 // of an integer or decimal
+	partial bool    // it has this parameter
 }
 
 const (
@@ -76,7 +77,7 @@ const (
 	maxMembers    = 64
 )
 
-// parseDictionary reads a dictionary. Parameters are read and dropped. Inner lists, byte sequences,
+// parseDictionary reads a dictionary. Parameters but "partial" are read and dropped. Inner lists, byte sequences,
 // dates and display strings are refused, since no receipt has them.
 func parseDictionary(s string) (map[string]bareItem, error) {
 	if len(s) > maxDictionary {
@@ -95,7 +96,7 @@ func parseDictionary(s string) (map[string]bareItem, error) {
 				return nil, fmt.Errorf("%s: %w", key, err)
 			}
 		}
-		if err := p.parameters(); err != nil {
+		if v.partial, err = p.parameters(); err != nil {
 			return nil, fmt.Errorf("%s: %w", key, err)
 		}
 		if d[key] = v; len(d) > maxMembers {
@@ -146,19 +147,21 @@ func (p *sfParser) key() (string, error) {
 	}), nil
 }
 
-func (p *sfParser) parameters() error {
+func (p *sfParser) parameters() (partial bool, err error) {
 	for p.take(';') {
 		p.s = strings.TrimLeft(p.s, " ")
-		if _, err := p.key(); err != nil {
-			return err
+		key, err := p.key()
+		if err != nil {
+			return false, err
 		}
+		partial = partial || key == paramPartial
 		if p.take('=') {
 			if _, err := p.item(); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
-	return nil
+	return partial, nil
 }
 
 func (p *sfParser) item() (bareItem, error) {

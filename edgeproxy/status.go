@@ -31,6 +31,7 @@ const (
 type GuestError struct {
 	Kind   Fault
 	Detail string // for people; may be empty
+	Limit  string // the limit that it ran into, if Kind does not say it; LimitDepth or ""
 }
 
 // Error names the fault and the detail.
@@ -134,7 +135,10 @@ func problemOfGuest(e *GuestError, fn *perigee.Function) problem {
 		pr.hint = "Raise limits.timeout, or let it do less."
 	case FaultTrap:
 		pr.what = fmt.Sprintf("The function %q crashed.", fn.Name)
-		pr.hint = "Its logs say where; `perigee check` runs it on your machine."
+		pr.hint = "`perigee logs " + fn.Name + "` says where."
+		if e.Limit == LimitDepth {
+			pr.hint = "Let it call less deeply: no recursion without a bound."
+		}
 	case FaultMemory:
 		pr.what = fmt.Sprintf("The function %q ran out of memory.", fn.Name)
 		pr.rule = fmt.Sprintf("memory = %q", fn.Live.Manifest.Limits.Memory)
@@ -148,7 +152,7 @@ func problemOfGuest(e *GuestError, fn *perigee.Function) problem {
 		pr.hint = "Let its handler write a status or a body on every path."
 	case FaultTooLarge:
 		pr.what = fmt.Sprintf("The response of the function %q is too large.", fn.Name)
-		pr.hint = "Answer in parts, or ask the operator to raise the node's limit."
+		pr.hint = "Answer in parts, or ask the operator to raise max_response in node.toml."
 	default:
 		pr.cause = string(FaultBad)
 		pr.what = fmt.Sprintf("The function %q gave a response that is not valid HTTP.", fn.Name)

@@ -32,6 +32,8 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("GET /v1/functions/{name}", n.serveFunction)
 	mux.HandleFunc("GET /v1/regions", reply(func(*http.Request) (any, error) { return n.View().Desired.Regions.All(), nil }))
 	mux.HandleFunc("GET /v1/tokens", reply(func(*http.Request) (any, error) { return n.tokens(), nil }))
+	mux.HandleFunc("GET /v1/usage", reply(n.serveUsage))
+	mux.HandleFunc("GET /v1/functions/{function}/logs", n.serveLogs)
 	mux.HandleFunc("POST /v1/plan", reply(n.plan))
 	mux.HandleFunc("POST /v1/records", reply(n.submit))
 	mux.HandleFunc("POST /v1/deploy", n.serveDeploy)

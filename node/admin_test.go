@@ -537,7 +537,7 @@ func TestFaults(t *testing.T) {
 		t.Errorf("no error: %v", err)
 	}
 	var hop *perigee.HopError
-	if err := l.refused("x", fmt.Errorf("here: %w", runtime.ErrOverloaded)); !errors.As(err, &hop) || hop.Code != perigee.RefusedOverloaded || hop.Load == nil {
+	if err := l.refused("x", fmt.Errorf("here: %w", &runtime.Overload{Limit: runtime.LimitNodeMemory})); !errors.As(err, &hop) || hop.Code != perigee.RefusedOverloaded || hop.Load == nil || hop.Limit != edgeproxy.LimitNodeMemory {
 		t.Errorf("overloaded: %v", err)
 	}
 	if err := l.refused("x", runtime.ErrNotLoaded); !isNotHere(err) {

@@ -6,11 +6,13 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/placement"
+	"github.com/perigee-edge/perigee/usage"
 )
 
 // The administration API: JSON over the admin socket and over the mesh port (ALPN
-// perigee-admin/1). Reads need a key that the cluster knows, or the socket. Every change is a signed
-// record, so the API adds no authority of its own.
+// perigee-admin/1). Reads need a key that the cluster knows, or the socket. Usage and logs
+// need the key of an operator or of somebody who may deploy the function. Every change is a signed record,
+// so the API adds no authority of its own.
 //
 //	GET  /v1/status               Status
 //	GET  /v1/nodes                []NodeStatus
@@ -18,6 +20,8 @@ import (
 //	GET  /v1/functions/{name}     FunctionStatus; 404 with the name's heads when it is free
 //	GET  /v1/regions              []perigee.RegionInfo
 //	GET  /v1/tokens               []TokenStatus
+//	GET  /v1/usage                Usage; ?function= for one
+//	GET  /v1/functions/{name}/logs  lines of LogEvent; ?since=<Unix ns>&follow=1&node=
 //	POST /v1/plan                 a manifest (JSON) -> placement.Plan against the live cluster
 //	POST /v1/records              record frames -> Ack
 //	POST /v1/deploy               two record frames, then the bundle -> lines of DeployEvent
@@ -117,6 +121,43 @@ const (
 	StepWaiting  = "waiting"  // Node can't take it now, for the reason in Detail
 	StepRecorded = "recorded" // it is live
 )
+
+// Usage is what functions used on all nodes that answered.
+type Usage struct {
+	Nodes []UsageNode  `json:"nodes"`
+	Rows  []usage.Row  `json:"rows"` // summed over the nodes of a region
+	Total usage.Counts `json:"total"`
+}
+
+// UsageNode is where rows come from, or don't.
+type UsageNode struct {
+	Node    perigee.NodeID `json:"node"`
+	Region  perigee.Region `json:"region"`
+	Since   time.Time      `json:"since,omitzero"`    // when it began to count
+	At      time.Time      `json:"as_of,omitzero"`    // when it answered
+	Missing string         `json:"missing,omitempty"` // why it did not answer; its usage is not in the sums
+}
+
+// LogEvent is one line of an answer about logs. Exactly one of its fields but Node is set.
+type LogEvent struct {
+	Node     perigee.NodeID `json:"node,omitempty"`
+	Line     *LogLine       `json:"line,omitempty"`
+	Missed   uint64         `json:"missed,omitempty"`    // lines that were dropped because the reader was too slow, or they were too many
+	Error    string         `json:"error,omitempty"`     // why the node's lines are missing, or come no more
+	CaughtUp bool           `json:"caught_up,omitempty"` // all lines that were kept have been sent
+}
+
+// LogLine is a line that a guest logged or printed, or why its request failed. It is fit for a terminal.
+type LogLine struct {
+	Time     time.Time          `json:"time"`
+	Node     perigee.NodeID     `json:"node"`
+	Region   perigee.Region     `json:"region"`
+	Function string             `json:"function"`
+	Revision perigee.RevisionID `json:"revision"`
+	Request  string             `json:"request,omitempty"` // id, as in the receipt; "" = the guest was starting
+	Level    string             `json:"level"`             // DEBUG, INFO, WARN or ERROR
+	Text     string             `json:"text"`
+}
 
 // Ack says which nodes have the records on disk, this one first.
 type Ack struct {

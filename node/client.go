@@ -3,6 +3,7 @@ package node
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +12,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/placement"
@@ -160,6 +163,61 @@ func (c *Client) Invoke(ctx context.Context, name string, r *http.Request) (*htt
 		return nil, fmt.Errorf("invoke %s through %s: %w", name, c.name, err)
 	}
 	return resp, nil
+}
+
+// Usage asks what functions used on all nodes; "" = all functions.
+func (c *Client) Usage(ctx context.Context, function string) (u Usage, err error) {
+	return u, c.get(ctx, "/v1/usage?"+url.Values{"function": {function}}.Encode(), &u)
+}
+
+// LogsQuery says which lines Logs is to give.
+type LogsQuery struct {
+	Since  time.Time      // zero = all that are kept
+	Node   perigee.NodeID // "" = of all nodes
+	Follow bool           // go on with what comes, until ctx ends
+}
+
+// Logs gives the lines of a function's guests to event, oldest first, and what is missing. It ends when
+// event returns an error, which it returns.
+func (c *Client) Logs(ctx context.Context, function string, q LogsQuery, event func(LogEvent) error) error {
+	v := url.Values{}
+	if !q.Since.IsZero() {
+		v.Set("since", strconv.FormatInt(q.Since.UnixNano(), 10))
+	}
+	if q.Node != "" {
+		v.Set("node", string(q.Node))
+	}
+	if q.Follow {
+		v.Set("follow", "1")
+	}
+	resp, err := c.do(ctx, http.MethodGet, "/v1/functions/"+url.PathEscape(function)+"/logs?"+v.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return c.failure(resp)
+	}
+	whole := false
+	in := bufio.NewScanner(resp.Body)
+	in.Buffer(nil, maxLogEvent)
+	for in.Scan() {
+		if len(in.Bytes()) == 0 {
+			continue // a sign of life
+		}
+		var e LogEvent
+		if err := json.Unmarshal(in.Bytes(), &e); err != nil {
+			return fmt.Errorf("logs through %s: read its answer: %w", c.name, err)
+		}
+		whole = whole || e.CaughtUp
+		if err := event(e); err != nil {
+			return err
+		}
+	}
+	if err := in.Err(); err != nil || q.Follow || !whole {
+		return fmt.Errorf("logs through %s: the answer ended: %w", c.name, cmp.Or(ctx.Err(), err, io.ErrUnexpectedEOF))
+	}
+	return nil
 }
 
 // Drain asks the node to stop taking traffic; it keeps running.

@@ -24,6 +24,7 @@ import (
 //	genesis.rec  the cluster's first record       seeds.rec   what the join told: addresses for the first start
 //	gossip.key   key of the membership packets    lock        held by the process that uses the directory
 //	state/  signed records    bundles/  archives    code/  compiled code    web/  hosts' certificates    admin.sock
+//	usage   what functions used here (package usage)
 type Dir string
 
 const gossipKeySize = 32
@@ -39,6 +40,7 @@ const (
 	fileLock    = "lock"
 	fileSocket  = "admin.sock"
 	fileSeeds   = "seeds.rec"
+	fileUsage   = "usage"
 )
 
 func (d Dir) path(name string) string { return filepath.Join(string(d), name) }

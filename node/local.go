@@ -9,6 +9,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy"
 	"github.com/perigee-edge/perigee/runtime"
+	"github.com/perigee-edge/perigee/usage"
 )
 
 // local is this node's runtime as edgeproxy sees it.
@@ -32,11 +33,17 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 		res.Start = edgeproxy.StartCold
 	}
 	h.used.Store(time.Now().UnixNano())
-	if rep, ok := w.(edgeproxy.Reporter); ok {
-		rep.Report(res)
+	m := &metered{ResponseWriter: w, result: res, bill: bill{
+		table: l.n.usage, cold: res.Start == edgeproxy.StartCold,
+		key: usage.Key{Function: fn.Name, Revision: rev, Region: l.n.Claims().Region, Caller: r.Header.Get(edgeproxy.HeaderEntryRegion)},
+	}, head: r.Method == http.MethodHead}
+	defer m.lost()
+	used, err := l.n.runtime.Invoke(ctx, rev, m, r, h.files)
+	m.end(used, err)
+	if guest := (*runtime.GuestError)(nil); errors.As(err, &guest) {
+		l.n.lines.crashed(fn.Name, rev, r.Header.Get(edgeproxy.HeaderRequestID), guest)
 	}
-	usage, err := l.n.runtime.Invoke(ctx, rev, w, r, h.files)
-	res.Fuel = usage.Fuel
+	res.Fuel = used.Fuel
 	return res, l.refused(rev, err)
 }
 
@@ -46,15 +53,18 @@ func (l local) notHere(err error) error {
 
 // refused translates the runtime's errors into the words of the request path.
 func (l local) refused(rev perigee.RevisionID, err error) error {
-	var guest *runtime.GuestError
+	var (
+		guest *runtime.GuestError
+		full  *runtime.Overload
+	)
 	switch {
 	case errors.Is(err, runtime.ErrNotLoaded):
 		return l.notHere(nil)
-	case errors.Is(err, runtime.ErrOverloaded):
+	case errors.As(err, &full):
 		load := l.Load(rev)
-		return &perigee.HopError{Node: l.n.ID(), Code: perigee.RefusedOverloaded, Load: &load}
+		return &perigee.HopError{Node: l.n.ID(), Code: perigee.RefusedOverloaded, Load: &load, Limit: full.Limit}
 	case errors.As(err, &guest):
-		return &edgeproxy.GuestError{Kind: edgeproxy.Fault(guest.Kind), Detail: guest.Detail}
+		return &edgeproxy.GuestError{Kind: edgeproxy.Fault(guest.Kind), Detail: guest.Detail, Limit: guest.Limit}
 	}
 	return err
 }

@@ -7,7 +7,7 @@
 // ended.
 //
 // Control paths on the mesh, beside those of gossip: /bundles… (bundles.go), /reach (reach.go),
-// /web/sign (websign.go). The join protocol is in joinwire.go, the administration API in api.go, the
+// /web/sign (websign.go), /usage (used.go), /logs/… (logs.go). The join protocol is in joinwire.go, the administration API in api.go, the
 // data directory in dir.go.
 package node
 
@@ -35,6 +35,7 @@ import (
 	"github.com/perigee-edge/perigee/internal/peerlink"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/runtime"
+	"github.com/perigee-edge/perigee/usage"
 )
 
 // ErrRemoved is returned by New and Run when an operator has removed this node from the cluster.
@@ -56,6 +57,10 @@ type Node struct {
 	rep      *replicator
 	deployer *deployer
 	renewer  *renewer
+
+	usage     *usage.Table
+	lines     *lines
+	followers atomic.Int32 // of lines
 
 	admin     net.Listener // unix socket
 	health    net.Listener // nil = off
@@ -104,13 +109,18 @@ func (n *Node) wire() error {
 	if err != nil {
 		return err
 	}
+	if err := n.openUsage(); err != nil {
+		return err
+	}
+	n.lines = newLines()
 	n.runtime, err = runtime.New(runtime.Config{
 		Dir: n.cfg.CodeDir, Admit: n.cfg.Admit, MemoryBudget: n.cfg.MemoryBudget, MaxResponse: n.cfg.MaxResponse,
-		Logger: n.log, Metrics: runtime.NewMetrics(n.registry),
+		Lines: n.lines.keep, Logger: n.log, Metrics: runtime.NewMetrics(n.registry),
 	})
 	if err != nil {
 		return err
 	}
+	newUsageMetrics(n.registry, n.usage)
 	metrics := newMetrics(n.registry, n.m.identity.Expires)
 	control := http.NewServeMux()
 	join := newJoinServer(n.m, metrics, n.log)
@@ -128,6 +138,8 @@ func (n *Node) wire() error {
 	control.Handle("/bundles/", n.deployer.bundleHandler())
 	control.Handle("POST /reach", join.reach.handler())
 	control.Handle("POST /web/sign", web.handler())
+	control.Handle("GET /usage", membersOnly(n.serveNodeUsage))
+	control.Handle("GET /logs/{function}", membersOnly(n.serveNodeLogs))
 	return n.wireFront(web)
 }
 
@@ -232,6 +244,11 @@ func (n *Node) Close() {
 		}
 		if n.runtime != nil {
 			n.closeRuntime()
+		}
+		if n.usage != nil {
+			if err := n.usage.Close(); err != nil {
+				n.log.Warn("close the usage file", "err", err)
+			}
 		}
 		for _, l := range []net.Listener{n.admin, n.health, n.cfg.OnHTTPS, n.cfg.OnHTTP} {
 			if l != nil {

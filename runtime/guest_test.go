@@ -172,7 +172,7 @@ func TestGuestPackage(t *testing.T) {
 	})
 	t.Run("log", func(t *testing.T) {
 		ok(t, "/log")
-		for _, line := range []string{`level=WARN msg=guest function=g line="to standard error"`, `level=INFO msg=guest function=g line="to standard output"`} {
+		for _, line := range []string{`level=WARN msg=guest function=g revision=g line="to standard error"`, `level=INFO msg=guest function=g revision=g line="to standard output"`} {
 			if !strings.Contains(logged.String(), line) {
 				t.Errorf("log lacks %s:\n%s", line, &logged)
 			}

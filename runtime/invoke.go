@@ -40,10 +40,18 @@ type Overload struct {
 	Detail string
 }
 
-// What an Overload is about.
+// Metered is implemented by response writers that want to know what a request has used while it runs.
+type Metered interface {
+	// Meter is called once, before the guest runs. The function says what was used so far; it may be
+	// called by the writer's methods, and after Invoke, but by no other goroutine.
+	Meter(func() Usage)
+}
+
+// The limits whose names a GuestError's Kind or an Overload does not say otherwise.
 const (
-	LimitConcurrency = "concurrency" // limits.concurrency of the function
-	LimitNodeMemory  = "node-memory" // the node's memory for guests
+	LimitDepth       = abi.LimitDepth // GuestError.Limit
+	LimitConcurrency = "concurrency"  // limits.concurrency of the function
+	LimitNodeMemory  = "node-memory"  // the node's memory for guests
 )
 
 // Error returns the limit and the detail.
@@ -63,6 +71,7 @@ type Usage struct {
 	Sent        bool          // response headers have left: the caller can't answer with an error page any more
 	BytesIn     int64         // of the request body, as far as it was read
 	BytesOut    int64         // of the response body, as the guest wrote it
+	Final       bool          // the guest has ended: only Wall goes on, until the response has left
 }
 
 // errDeadline is the cause of a request's end at its function's timeout.
@@ -102,11 +111,12 @@ func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.Resp
 		defer cancel()
 	}
 	q := newRequest(r, rev, i, w, req)
+	if m, ok := w.(Metered); ok {
+		m.Meter(q.usage)
+	}
 	r.config.Metrics.inFlight.Inc()
 	defer func() {
-		q.close()
-		usage = q.usage()
-		i.End(q.clean)
+		usage = q.end()
 		r.config.Metrics.inFlight.Dec()
 		r.config.Metrics.logDropped.Add(float64(q.dropped.Load()))
 		r.config.Metrics.invokeSeconds.Observe(usage.Wall.Seconds())

@@ -36,7 +36,9 @@ type request struct {
 	bytesIn  atomic.Int64  // of the body; the handler that a guest wraps may read it from elsewhere
 	dropped  atomic.Int64  // bytes of log
 	features uint32        // of http-wasm, that the guest enabled when it started
-	clean    bool          // the guest answered, and nothing went wrong
+	served   bool          // the guest has ended and left a response
+	clean    bool          // the response has left, and nothing went wrong
+	last     *Usage        // when the instance is another's
 }
 
 func newRequest(r *Runtime, rev *revision, i *sandbox.Instance, w http.ResponseWriter, req *http.Request) *request {
@@ -52,6 +54,7 @@ func newRequest(r *Runtime, rev *revision, i *sandbox.Instance, w http.ResponseW
 		Limits:  r.limits,
 		Await:   func(f func()) { i.Await(q.ctx, f) },
 	}
+	q.exchange.Log.Tag(req.Header.Get(abi.RequestID), rev.keep)
 	q.outbound = outbound.NewCall(q.exchange, rev.sender)
 	q.idle = func() {
 		if a := q.exchange.Answer; a.Started() {
@@ -104,6 +107,7 @@ func (q *request) run(ctx context.Context, next http.Handler) error {
 	if err := q.rev.program.serve(ctx, q, next); err != nil {
 		return q.diagnose(ctx, err, "")
 	}
+	q.served = true
 	if err := q.exchange.Answer.Finish(); err != nil {
 		q.exchange.Note(err)
 		return q.diagnose(ctx, err, "")
@@ -127,11 +131,14 @@ func (q *request) how() string {
 
 // usage returns what was used so far.
 func (q *request) usage() Usage {
+	if q.last != nil {
+		return *q.last
+	}
 	wall := time.Since(q.started)
 	return Usage{
 		Start: q.how(), Wall: wall, Init: q.init, Guest: wall - q.instance.Waited(), Fuel: q.instance.Fuel(),
 		MemoryPages: int(q.instance.MemorySize() / pageBytes), Sent: q.exchange.Answer.Sent(),
-		BytesIn: q.bytesIn.Load(), BytesOut: q.exchange.Answer.Bytes(),
+		BytesIn: q.bytesIn.Load(), BytesOut: q.exchange.Answer.Bytes(), Final: q.served,
 	}
 }
 
@@ -140,6 +147,15 @@ func (q *request) close() {
 	q.outbound.Close()
 	q.exchange.Log.Close()
 	q.system.Close()
+}
+
+// end gives the instance to the next request, and keeps what this one used.
+func (q *request) end() Usage {
+	q.close()
+	u := q.usage()
+	q.last = &u
+	q.instance.End(q.clean)
+	return u
 }
 
 // sleep is how a guest waits. What it has written so far leaves first, so that events reach the client
@@ -191,7 +207,7 @@ func (q *request) diagnose(ctx context.Context, err error, when string) error {
 	case errors.Is(err, sandbox.ErrFuel):
 		return &GuestError{Kind: GuestFuel, Detail: fmt.Sprintf("it used more than limits.fuel = %d", q.rev.fuel)}
 	case errors.Is(err, sandbox.ErrTooDeep):
-		return &GuestError{Kind: GuestTrap, Detail: "stack overflow: " + sandbox.ErrTooDeep.Error()}
+		return &GuestError{Kind: GuestTrap, Limit: LimitDepth, Detail: "stack overflow: " + sandbox.ErrTooDeep.Error()}
 	case errors.As(err, &exit) && exit.ExitCode() == 0:
 		guest.Kind, guest.Detail = GuestNoResponse, "it exited with code 0 before it answered"
 	case errors.As(err, &exit):

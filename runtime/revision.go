@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/wasmbin"
 	"github.com/perigee-edge/perigee/runtime/abi"
@@ -30,6 +28,16 @@ type Spec struct {
 	Env       map[string]string // the guest's environment
 	Outbound  http.RoundTripper // sends the guest's own requests, and decides where they may go; nil = nowhere
 	Isolation string            // what a request sees of those before: "request" or "" (nothing), "fresh" (nothing, and the guest is started anew), "shared" (what they left in the same instance)
+}
+
+// Line is a line that a guest logged or printed, fit for a terminal.
+type Line struct {
+	Time     time.Time
+	Level    slog.Level
+	Function string
+	Revision perigee.RevisionID
+	Request  string // id; "" = the guest was starting
+	Text     string
 }
 
 // revision is a loaded revision. It is asleep while its compiled code is not mapped.
@@ -49,7 +57,8 @@ type revision struct {
 	most     int32         // requests at once
 	comfort  int32         // requests at once that it is good for, as Stats tells
 	logger   *slog.Logger
-	logRate  *rate.Limiter
+	logRate  *abi.LogRate
+	keep     func(abi.Line) // nil = nobody keeps lines
 
 	inFlight atomic.Int32
 	refs     atomic.Int32 // 1 while loaded, and 1 for each request; the last closes the module
@@ -107,7 +116,12 @@ func (r *Runtime) load(ctx context.Context, id perigee.RevisionID, spec Spec) (*
 		env: spec.Env, environ: environ(spec.Env), files: spec.Files, sender: spec.Outbound,
 		timeout: time.Duration(spec.Limits.Timeout), fuel: spec.Limits.Fuel,
 		most: int32(spec.Limits.Concurrency), comfort: int32(spec.Limits.Concurrency),
-		logger: r.config.Logger.With("function", spec.Function), logRate: abi.NewLogRate(),
+		logger: r.config.Logger.With("function", spec.Function, "revision", id), logRate: abi.NewLogRate(),
+	}
+	if r.config.Lines != nil {
+		rev.keep = func(l abi.Line) {
+			r.config.Lines(Line{l.Time, l.Level, spec.Function, id, l.Request, l.Text})
+		}
 	}
 	if rev.most == 0 {
 		rev.most, rev.comfort = maxInFlight, int32(r.config.Slots)

@@ -65,6 +65,7 @@ type Config struct {
 	MaxResponse  perigee.Bytes // bytes of one response body, streamed; default 1 GiB
 	MaxBuffer    perigee.Bytes // bytes of one body that a guest asks to have kept whole; default 16 MiB
 	Slots        int           // requests at once that Stats says a function without limits.concurrency is good for; default 16 per processor
+	Lines        func(Line)    // is given each line that a guest logs, besides Logger; it must return soon. nil = nobody
 	Logger       *slog.Logger  // default slog.Default()
 	Metrics      *Metrics      // default: counted, not exported
 	DisableReuse bool          // each request gets a new instance: slower and always right, to look for faults

@@ -15,6 +15,8 @@ import (
 var guests = map[string]string{
 	// answers "hi" and a line end
 	"hello": "\x41\x01\x41\x00\x41\x03\x10\x00" + stop, // write_body(response, 0, 3)
+	// logs "hi" and a line end at level info, and answers it
+	"talks": "\x41\x00\x41\x00\x41\x02\x10\x02\x41\x01\x41\x00\x41\x03\x10\x00" + stop, // log(info, 0, 2); write_body(response, 0, 3)
 	// hits an unreachable instruction
 	"traps": "\x00",
 	// never ends
@@ -31,7 +33,7 @@ const stop = "\x42\x00" // i64.const 0: the response is complete
 // there is one, after name and wasm.
 func writeGuest(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 || guests[args[0]] == "" {
-		ts.Fatalf("usage: guest hello|traps|loops|exits|floods DIR")
+		ts.Fatalf("usage: guest hello|talks|traps|loops|exits|floods DIR")
 	}
 	dir := ts.MkAbs(args[1])
 	ts.Check(os.MkdirAll(dir, 0o755))
@@ -52,10 +54,10 @@ func module(code string) []byte {
 		items []string
 	}{
 		{1, []string{"\x60\x03\x7f\x7f\x7f\x00", "\x60\x01\x7f\x00", "\x60\x00\x01\x7e", "\x60\x02\x7f\x7f\x00"}},
-		{2, []string{sized("http_handler") + sized("write_body") + "\x00\x00", sized("wasi_snapshot_preview1") + sized("proc_exit") + "\x00\x01"}},
+		{2, []string{sized("http_handler") + sized("write_body") + "\x00\x00", sized("wasi_snapshot_preview1") + sized("proc_exit") + "\x00\x01", sized("http_handler") + sized("log") + "\x00\x00"}},
 		{3, []string{"\x02", "\x03"}},
 		{5, []string{"\x00\x01"}},
-		{7, []string{sized("memory") + "\x02\x00", sized("handle_request") + "\x00\x02", sized("handle_response") + "\x00\x03"}},
+		{7, []string{sized("memory") + "\x02\x00", sized("handle_request") + "\x00\x03", sized("handle_response") + "\x00\x04"}},
 		{10, []string{body(code), body("")}},
 		{11, []string{"\x00\x41\x00\x0b" + sized("hi\n")}},
 	} {

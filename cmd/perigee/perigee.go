@@ -8,6 +8,8 @@
 //	perigee plan [DIR]                          where it would run
 //	perigee deploy [DIR]                        make it live
 //	perigee ls | show FN | invoke FN | rm FN    what is live
+//	perigee logs FN [-f]                        what its guests logged, on all nodes
+//	perigee usage [FN]                          what functions have used
 //
 //	perigee status                              the cluster, as one node sees it
 //	perigee cluster init --region fra           make a cluster; this machine is its first node
@@ -127,7 +129,7 @@ func newRoot() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("functions", "Functions:", newDev(&t), newCheck(&t), newPlan(&t), newDeploy(&t), newLs(&t), newShow(&t), newInvoke(&t), newRm(&t))
+	add("functions", "Functions:", newDev(&t), newCheck(&t), newPlan(&t), newDeploy(&t), newLs(&t), newShow(&t), newInvoke(&t), newLogs(&t), newUsage(&t), newRm(&t))
 	add("cluster", "Clusters and their nodes:", newStatus(&t), newCluster(&t), newNode(&t), newToken(&t), newRegion(&t))
 	add("person", "This person, this machine:", newLogin(&t), newContext(&t))
 	root.AddCommand(newAdmit())

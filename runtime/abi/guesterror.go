@@ -10,15 +10,19 @@ const (
 	NoResponse       Kind = "no-response"        // it exited before it answered
 	ResponseTooLarge Kind = "response-too-large" // body or headers above the limits
 	Memory           Kind = "memory"             // it wanted more than limits.memory and then failed
+	Fuel             Kind = "fuel"               // it computed more than limits.fuel
 	BadResponse      Kind = "bad-response"       // what it answered is not HTTP
-	Fuel             Kind = "fuel"               // it used more than limits.fuel
 )
+
+// LimitDepth is how deeply a guest's calls may be nested. Who exceeds it crashes.
+const LimitDepth = "depth"
 
 // GuestError is a failure that is the guest's doing. The node is fine, and another node would see the
 // same.
 type GuestError struct {
 	Kind   Kind
 	Detail string // for the function's author
+	Limit  string // the limit that it ran into, where Kind does not say it: LimitDepth; "" = none
 }
 
 // Error returns the kind and the detail.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/perigee-edge/perigee/runtime/abi"
 )
@@ -78,6 +79,36 @@ func TestLogCaps(t *testing.T) {
 	}
 }
 
+// TestLogTag checks that who keeps lines gets them with the request's id, whatever the log's own level.
+func TestLogTag(t *testing.T) {
+	var out bytes.Buffer
+	var kept []string
+	var dropped atomic.Int64
+	l := abi.NewLog(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelError})), abi.NewLogRate(), &dropped)
+	if l.Enabled(slog.LevelInfo) {
+		t.Error("info is enabled for nobody")
+	}
+	l.Tag("0123", func(n abi.Line) {
+		kept = append(kept, fmt.Sprintf("%s %s %s %v", n.Request, n.Level, n.Text, time.Since(n.Time) < time.Minute))
+	})
+	if !l.Enabled(slog.LevelInfo) || l.Enabled(slog.LevelDebug) {
+		t.Error("info is not enabled, or debug is")
+	}
+	l.Line(slog.LevelDebug, []byte("debug"))
+	l.Line(slog.LevelInfo, []byte("info\x1b"))
+	l.Line(slog.LevelError, []byte("error"))
+	for range 100 {
+		l.Line(slog.LevelInfo, bytes.Repeat([]byte("x"), 4000))
+	}
+	l.Close()
+	if len(kept) != 2+16+1 || kept[0] != "0123 INFO info· true" || kept[1] != "0123 ERROR error true" || !strings.HasPrefix(kept[18], "0123 WARN dropped 84 lines: ") {
+		t.Errorf("%d lines: %.100q", len(kept), kept)
+	}
+	if got := out.String(); !strings.Contains(got, "id=0123 line=error") || strings.Count(got, "\n") != 1 {
+		t.Errorf("the log has %q", got)
+	}
+}
+
 // TestLogRate checks that all requests of a function share a rate.
 func TestLogRate(t *testing.T) {
 	var dropped atomic.Int64
@@ -88,6 +119,10 @@ func TestLogRate(t *testing.T) {
 		for range 15 {
 			l.Line(slog.LevelInfo, bytes.Repeat([]byte("x"), 4000))
 		}
+		l.Close()
+	}
+	if n := strings.Count(out.String(), "dropped"); n == 0 || n > 90 {
+		t.Errorf("it says %d times that lines were dropped", n)
 	}
 	if out.Len() > 3<<20 || dropped.Load() == 0 {
 		t.Errorf("%d bytes were logged, %d dropped", out.Len(), dropped.Load())
