@@ -69,7 +69,7 @@ func (r *Receipt) Format(level string) string {
 	if full && r.Hop > 0 {
 		b = appendMillis(appendKey(b, "hop-ms"), r.Hop)
 	}
-	if full && r.Fuel > 0 {
+	if full && (r.Fuel > 0 || r.Partial) {
 		b = strconv.AppendUint(appendKey(b, "fuel"), min(r.Fuel, maxInteger), 10)
 		if r.Partial {
 			b = append(append(b, ';'), paramPartial...)
@@ -100,12 +100,13 @@ func ParseReceipt(s string) (Receipt, error) {
 		r.Hop = time.Duration(ms*1000+0.5) * time.Microsecond
 	}
 	if f := d["fuel"].number; f >= 1 {
-		r.Fuel, r.Partial = uint64(f), d["fuel"].partial
+		r.Fuel = uint64(f)
 	}
+	r.Partial = d["fuel"].partial
 	return r, nil
 }
 
-// ReceiptOf returns the receipt of a response, if it has a valid one.
+// ReceiptOf returns the receipt in the header or the trailer of a response, if there is a valid one.
 func ReceiptOf(h http.Header) (Receipt, bool) {
 	values := h[ReceiptHeader]
 	if len(values) == 0 {

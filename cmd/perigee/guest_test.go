@@ -17,6 +17,8 @@ var guests = map[string]string{
 	"hello": "\x41\x01\x41\x00\x41\x03\x10\x00" + stop, // write_body(response, 0, 3)
 	// logs "hi" and a line end at level info, and answers it
 	"talks": "\x41\x00\x41\x00\x41\x02\x10\x02\x41\x01\x41\x00\x41\x03\x10\x00" + stop, // log(info, 0, 2); write_body(response, 0, 3)
+	// answers 64 KiB two times, so that the head leaves while it runs
+	"streams": "\x41\x01\x41\x00\x41\x80\x80\x04\x10\x00\x41\x01\x41\x00\x41\x80\x80\x04\x10\x00" + stop,
 	// hits an unreachable instruction
 	"traps": "\x00",
 	// never ends
@@ -33,7 +35,7 @@ const stop = "\x42\x00" // i64.const 0: the response is complete
 // there is one, after name and wasm.
 func writeGuest(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 || guests[args[0]] == "" {
-		ts.Fatalf("usage: guest hello|talks|traps|loops|exits|floods DIR")
+		ts.Fatalf("usage: guest hello|talks|streams|traps|loops|exits|floods DIR")
 	}
 	dir := ts.MkAbs(args[1])
 	ts.Check(os.MkdirAll(dir, 0o755))

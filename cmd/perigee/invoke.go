@@ -105,6 +105,9 @@ func printResponse(t *target, cmd *cobra.Command, resp *http.Response) error {
 		if err != nil {
 			return cutOff(perigee.Bytes(len(b)), err)
 		}
+		if last := resp.Trailer.Get(edgeproxy.ReceiptHeader); last != "" {
+			receipt = last
+		}
 		out := response{Status: resp.StatusCode, Header: resp.Header, Receipt: receipt, Body: string(b)}
 		if !utf8.Valid(b) {
 			out.Body, out.Base64 = base64.StdEncoding.EncodeToString(b), true
@@ -119,6 +122,9 @@ func printResponse(t *target, cmd *cobra.Command, resp *http.Response) error {
 		}
 		if n, err := io.Copy(cmd.OutOrStdout(), resp.Body); err != nil {
 			return cutOff(perigee.Bytes(n), err)
+		}
+		if last := resp.Trailer.Get(edgeproxy.ReceiptHeader); last != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "receipt at the end: %s\n", last)
 		}
 	}
 	if resp.StatusCode >= 400 {
