@@ -270,7 +270,7 @@ func (n *Node) mergedLogs(ctx context.Context, q logQuery, only perigee.NodeID) 
 	if err != nil {
 		rest = append(rest, LogEvent{Node: only, Error: err.Error()})
 	}
-	return append(append(m.sorted(), rest...), LogEvent{Node: n.ID(), CaughtUp: true})
+	return append(append(m.sorted(), rest...), LogEvent{CaughtUp: true})
 }
 
 // merger brings the events of several nodes into one order.

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	askTime    = 5 * time.Second // for one node to answer
+	askTime    = 3 * time.Second // for one node to answer
 	askAtOnce  = 16
 	askMaximum = 16 << 20 // bytes of one answer
 )
