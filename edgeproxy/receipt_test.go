@@ -26,6 +26,9 @@ func TestReceiptFormat(t *testing.T) {
 		{"a token does not start with a digit", ReceiptFull, digits, `entry="4ra", region=fra, node="-", rev="9f00", start=warm, reason=nearest-warm, hop-ms=0.0, fuel=18231, id="0123456789abcdef"`},
 		{"refused", ReceiptFull, Receipt{Entry: "wdc", Reason: ReasonRefused, ID: "ffff"}, `entry=wdc, reason=refused, id=ffff`},
 		{"escapes", ReceiptFull, Receipt{Entry: `a"b\c` + "\n"}, `entry="a\"b\\c?"`},
+		{"a stream", ReceiptFull, Receipt{Entry: "wdc", Fuel: 7, Partial: true}, `entry=wdc, fuel=7;partial`},
+		{"a stream that has used nothing", ReceiptFull, Receipt{Entry: "wdc", Partial: true}, `entry=wdc, fuel=0;partial`},
+		{"a limit", ReceiptRegion, Receipt{Entry: "wdc", Fuel: 7, Limit: LimitTimeout, ID: "f"}, `entry=wdc, limit=timeout, id=f`},
 		{"big", ReceiptFull, Receipt{Fuel: 1 << 63}, `fuel=999999999999999`},
 	} {
 		if got := c.r.Format(c.level); got != c.want {
@@ -40,6 +43,9 @@ func TestParseReceipt(t *testing.T) {
 	want.Hop = 91200 * time.Microsecond // one digit is written
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
+	}
+	if r, err := ParseReceipt("fuel=0;x=1;partial;y, limit=fuel"); err != nil || r != (Receipt{Partial: true, Limit: LimitFuel}) {
+		t.Errorf("a partial receipt is %+v, %v", r, err)
 	}
 	for _, c := range []struct{ in, entry string }{
 		{"", ""},

@@ -48,7 +48,7 @@ func described(t *testing.T, c prometheus.Collector) (out []metric, help []strin
 
 func kindOf(c prometheus.Collector) string {
 	switch c.(type) {
-	case *prometheus.CounterVec:
+	case *prometheus.CounterVec, *usageMetrics:
 		return "counter"
 	case *prometheus.GaugeVec:
 		return "gauge"
@@ -86,6 +86,7 @@ func TestMetricsDoc(t *testing.T) {
 	peerlink.NewMetrics(&reg)
 	edgeproxy.NewMetrics(&reg)
 	newMetrics(&reg, time.Now)
+	newUsageMetrics(&reg, testTable(t))
 	var made []metric
 	for _, c := range reg.all {
 		list, help := described(t, c)
@@ -130,7 +131,7 @@ func TestMetricsDoc(t *testing.T) {
 // checkName holds a metric against perigee_<package>_<noun>_<unit>.
 func checkName(t *testing.T, m metric, help string) {
 	t.Helper()
-	if !regexp.MustCompile(`^perigee_(runtime|gossip|peerlink|edgeproxy|node)(_[a-z]+)+$`).MatchString(m.name) {
+	if !regexp.MustCompile(`^perigee_(runtime|gossip|peerlink|edgeproxy|usage|node)(_[a-z]+)+$`).MatchString(m.name) {
 		t.Errorf("%s: want perigee_<package>_<noun>_<unit>", m.name)
 	}
 	if total := strings.HasSuffix(m.name, "_total"); total != (m.kind == "counter") {

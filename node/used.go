@@ -163,11 +163,10 @@ type usageMetrics struct {
 	table *usage.Table
 	descs []*prometheus.Desc
 	of    []func(c *usage.Counts) float64
-	rows  *prometheus.Desc
 }
 
 func newUsageMetrics(reg prometheus.Registerer, table *usage.Table) {
-	m := &usageMetrics{table: table, rows: prometheus.NewDesc("perigee_usage_rows", "Rows of the usage file that are taken.", nil, nil)}
+	m := &usageMetrics{table: table}
 	add := func(name, help string, of func(c *usage.Counts) float64) {
 		m.descs = append(m.descs, prometheus.NewDesc("perigee_usage_"+name, help, nil, nil))
 		m.of = append(m.of, of)
@@ -179,7 +178,9 @@ func newUsageMetrics(reg prometheus.Registerer, table *usage.Table) {
 	add("memory_byte_seconds_total", "Guest memory times the time that requests had it.", func(c *usage.Counts) float64 { return float64(c.PageMicros) * 65536 / 1e6 })
 	add("received_bytes_total", "Request bodies that guests read.", func(c *usage.Counts) float64 { return float64(c.BytesIn) })
 	add("sent_bytes_total", "Response bodies of guests.", func(c *usage.Counts) float64 { return float64(c.BytesOut) })
-	reg.MustRegister(m)
+	reg.MustRegister(m, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "perigee_usage_rows", Help: "Rows of the usage file that are taken.",
+	}, func() float64 { return float64(len(table.Rows())) }))
 }
 
 // Describe implements prometheus.Collector.
@@ -195,5 +196,4 @@ func (m *usageMetrics) Collect(to chan<- prometheus.Metric) {
 	for i, d := range m.descs {
 		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, m.of[i](&sum))
 	}
-	to <- prometheus.MustNewConstMetric(m.rows, prometheus.GaugeValue, float64(len(rows)))
 }
