@@ -19,21 +19,26 @@ import (
 	"github.com/perigee-edge/perigee/node"
 )
 
-// bookkeeper runs a real node and adds up the receipts of what it answers.
+// bookkeeper runs two real nodes and adds up the receipts of what the first one answers.
 type bookkeeper struct {
 	t      *testing.T
-	dir    string
+	dir    string // of the first node; that of the other is beside it
 	port   string
 	client *http.Client
-	cmd    *exec.Cmd
+	nodes  map[string]*exec.Cmd // by folder
 
 	asked, whole, fuel atomic.Int64 // requests sent; answered whole, and the sum of their receipts
 }
 
-// perigee runs a command in the node's folder.
+// env gives the programs a home of their own.
+func (b *bookkeeper) env() []string {
+	return append(os.Environ(), "PERIGEE_HOME="+filepath.Join(filepath.Dir(b.dir), "home"))
+}
+
+// perigee runs a command in the first node's folder.
 func (b *bookkeeper) perigee(args ...string) (string, error) {
 	c := exec.CommandContext(b.t.Context(), "perigee", args...)
-	c.Dir = b.dir
+	c.Dir, c.Env = b.dir, b.env()
 	out, err := c.Output()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		err = fmt.Errorf("perigee %v: %w: %s", args, err, exit.Stderr)
@@ -50,16 +55,18 @@ func (b *bookkeeper) must(args ...string) string {
 	return out
 }
 
-// start starts the node and waits until it answers requests.
-func (b *bookkeeper) start() {
+// start starts a node and waits until it runs.
+func (b *bookkeeper) start(name string, args ...string) {
 	b.t.Helper()
-	b.cmd = exec.Command("perigee", "node", "run")
-	b.cmd.Dir = b.dir
-	if err := b.cmd.Start(); err != nil {
+	cmd := exec.Command("perigee", append([]string{"node", "run"}, args...)...)
+	cmd.Dir, cmd.Env = filepath.Join(filepath.Dir(b.dir), name), b.env()
+	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
+	b.nodes[name] = cmd
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		if out, err := b.perigee("status"); err == nil && strings.Contains(out, "ready") && !strings.Contains(out, "not ready") {
+		out, err := b.perigee("status", "--config", filepath.Join(cmd.Dir, "node.toml"))
+		if err == nil && strings.Contains(out, ", ready") {
 			return
 		} else if time.Now().After(deadline) {
 			b.t.Fatalf("the node is not ready: %v\n%s", err, out)
@@ -69,11 +76,11 @@ func (b *bookkeeper) start() {
 }
 
 // kill is kill -9.
-func (b *bookkeeper) kill() {
-	if err := b.cmd.Process.Kill(); err != nil {
-		b.t.Fatal(err)
+func (b *bookkeeper) kill(name string) {
+	if err := b.nodes[name].Process.Kill(); err != nil {
+		b.t.Error(err)
 	}
-	_ = b.cmd.Wait() // killed
+	_ = b.nodes[name].Wait() // killed
 	b.client.CloseIdleConnections()
 }
 
@@ -125,7 +132,7 @@ func (b *bookkeeper) try(function string) (refused bool) {
 
 // asks sends n requests from several clients at once, and calls middle in the midst of them.
 func (b *bookkeeper) asks(n int, middle func()) {
-	functions := []string{"hello", "hello", "hello", "streams", "traps"}
+	functions := []string{"hello", "far-hello", "hello", "far-streams", "streams", "far-traps", "traps"}
 	var next atomic.Int64
 	var all sync.WaitGroup
 	half := make(chan struct{})
@@ -144,48 +151,64 @@ func (b *bookkeeper) asks(n int, middle func()) {
 	all.Wait()
 }
 
+// usage asks until both nodes have answered.
 func (b *bookkeeper) usage() (requests, fuel int64) {
 	b.t.Helper()
-	var u node.Usage
-	if err := json.Unmarshal([]byte(b.must("usage", "--json")), &u); err != nil {
-		b.t.Fatal(err)
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		var u node.Usage
+		if err := json.Unmarshal([]byte(b.must("usage", "--json")), &u); err != nil {
+			b.t.Fatal(err)
+		}
+		if len(u.Nodes) == 2 && u.Nodes[0].Missing == "" && u.Nodes[1].Missing == "" {
+			return int64(u.Total.Requests), int64(u.Total.Fuel)
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("a node is missing: %+v", u.Nodes)
+		}
 	}
-	return int64(u.Total.Requests), int64(u.Total.Fuel)
 }
 
-// TestUsageMismatch compares the receipts of 10,000 requests with what the node has counted, while it is
-// killed with SIGKILL several times: between requests, when nothing may differ, and in the midst of them,
-// when only requests that were not answered whole may.
+// TestUsageMismatch compares the receipts of 10,000 requests with what the nodes have counted, the one that
+// was asked and one behind it, while they are killed with SIGKILL several times: between requests, when
+// nothing may differ, and in the midst of them, when only requests that were not answered whole may.
 func TestUsageMismatch(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a real node; not in -short")
 	}
-	const requests, quiet, busy = 10_000, 4, 4
-	t.Setenv("PERIGEE_HOME", t.TempDir())
+	const requests, quiet, busy = 10_000, 4, 3
+	t.Parallel()
 	port, err := freePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bookkeeper{t: t, dir: t.TempDir(), port: port, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}, Timeout: 10 * time.Second}}
+	folder := t.TempDir()
+	b := &bookkeeper{t: t, dir: filepath.Join(folder, "fra"), port: port, nodes: map[string]*exec.Cmd{}, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}, Timeout: 10 * time.Second}}
+	if err := errors.Join(os.Mkdir(b.dir, 0o755), os.Mkdir(filepath.Join(folder, "wdc"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
 	b.must("cluster", "init", "--region", "fra", "--domain", "localhost", "--listen", "127.0.0.1:"+port, "--https", "", "--http", "127.0.0.1:"+port, "--admin-http", "")
-	b.start()
-	defer b.kill()
-	for _, name := range []string{"hello", "streams", "traps"} {
+	b.start("fra")
+	defer func() { b.kill("fra") }()
+	token := strings.TrimSpace(b.must("token", "create", "--region", "wdc"))
+	b.start("wdc", "--join", token, "--listen", "127.0.0.2:"+port, "--https", "", "--http", "", "--admin-http", "")
+	defer func() { b.kill("wdc") }()
+	for name, pin := range map[string]string{"hello": "fra", "streams": "fra", "traps": "fra", "far-hello": "wdc", "far-streams": "wdc", "far-traps": "wdc"} {
 		dir := filepath.Join(b.dir, name)
 		if err := errors.Join(
 			os.Mkdir(dir, 0o755),
-			os.WriteFile(filepath.Join(dir, "f.wasm"), module(guests[name]), 0o644),
-			os.WriteFile(filepath.Join(dir, "perigee.toml"), fmt.Appendf(nil, "name = %q\nwasm = \"f.wasm\"\nreceipt = \"full\"\n", name), 0o644),
+			os.WriteFile(filepath.Join(dir, "f.wasm"), module(guests[strings.TrimPrefix(name, "far-")]), 0o644),
+			os.WriteFile(filepath.Join(dir, "perigee.toml"), fmt.Appendf(nil, "name = %q\nwasm = \"f.wasm\"\nreceipt = \"full\"\n[placement]\npin = [%q]\n", name, pin), 0o644),
 		); err != nil {
 			t.Fatal(err)
 		}
 		b.must("deploy", name, "--wait", "1m")
 	}
 
-	for range quiet {
-		b.asks(requests*3/4/quiet, func() {})
-		b.kill()
-		b.start()
+	for i := range quiet {
+		b.asks(requests*7/10/quiet, func() {})
+		name := [quiet]string{"fra", "wdc", "fra", "fra"}[i]
+		b.kill(name)
+		b.start(name)
 	}
 	counted, fuel := b.usage()
 	if counted != b.asked.Load() || counted != b.whole.Load() {
@@ -196,8 +219,8 @@ func TestUsageMismatch(t *testing.T) {
 	for range busy {
 		before, fuelBefore := b.usage()
 		asked, whole, receipts := b.asked.Load(), b.whole.Load(), b.fuel.Load()
-		b.asks(requests/4/busy, b.kill)
-		b.start()
+		b.asks(requests*3/10/busy, func() { b.kill("fra") })
+		b.start("fra")
 		after, fuelAfter := b.usage()
 		lost := (b.asked.Load() - asked) - (b.whole.Load() - whole)
 		extra := (after - before) - (b.whole.Load() - whole)
