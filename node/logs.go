@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -28,8 +29,8 @@ import (
 
 const (
 	logBatch     = 200              // lines that are sent at a time
-	logBeat      = 2 * time.Second  // between two signs of life
-	logSilence   = 10 * time.Second // without one: the node is gone
+	logBeat      = time.Second      // between two signs of life
+	logSilence   = 5 * time.Second  // without one: the node is gone
 	logStall     = 10 * time.Second // that a reader may take for a batch; lines that are dropped meanwhile are counted
 	logRedial    = time.Second      // between two looks for nodes that are not followed
 	maxFollowers = 100              // on one node
@@ -185,7 +186,11 @@ func (n *Node) readLogs(ctx context.Context, p *perigee.Peer, q logQuery, emit f
 		return err
 	}
 	defer resp.Body.Close()
-	in := bufio.NewScanner(resp.Body)
+	body := io.Reader(resp.Body)
+	if !q.follow {
+		body = io.LimitReader(body, maxKeptLogs)
+	}
+	in := bufio.NewScanner(body)
 	in.Buffer(nil, maxLogEvent)
 	for in.Scan() {
 		silent.Reset(logSilence)
@@ -219,8 +224,11 @@ func (n *Node) readLogs(ctx context.Context, p *perigee.Peer, q logQuery, emit f
 	return nil
 }
 
-// maxLogEvent bounds one event: a line of text has 4 KiB, and JSON may escape each byte.
-const maxLogEvent = 64 << 10
+// Bounds of what a node says: a line of text has 4 KiB, and JSON may make six bytes of each.
+const (
+	maxLogEvent = 64 << 10
+	maxKeptLogs = 6*keepBytes + keepLines*512
+)
 
 // serveLogs is GET /v1/functions/{function}/logs: the lines of all nodes, or of one.
 func (n *Node) serveLogs(w http.ResponseWriter, r *http.Request) {
