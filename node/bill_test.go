@@ -151,3 +151,32 @@ func TestOutcomesAreCounted(t *testing.T) {
 }
 
 func nothingUsed() runtime.Usage { return runtime.Usage{} }
+
+// BenchmarkMetered is what metering costs a small response, without what the runtime does for it.
+func BenchmarkMetered(b *testing.B) {
+	table, _, err := usage.Open(filepath.Join(b.TempDir(), "usage"), usage.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer table.Close()
+	w := &blackHole{header: http.Header{"Content-Length": {"2"}}}
+	key := usage.Key{Function: "f", Revision: "a1b2c3d4e5f6", Region: "fra", Caller: "wdc"}
+	used := runtime.Usage{Start: runtime.StartReset, Fuel: 10, Wall: 20 * time.Microsecond, MemoryPages: 3, BytesOut: 2, Final: true}
+	body := []byte("hi")
+	b.ReportAllocs()
+	for b.Loop() {
+		m := &metered{ResponseWriter: w, bill: bill{table: table, key: key}}
+		m.Meter(func() runtime.Usage { return used })
+		m.WriteHeader(http.StatusOK)
+		_, _ = m.Write(body)
+		after := used
+		after.Wall += time.Microsecond
+		m.end(after, nil)
+	}
+}
+
+type blackHole struct{ header http.Header }
+
+func (w *blackHole) Header() http.Header         { return w.header }
+func (w *blackHole) WriteHeader(int)             {}
+func (w *blackHole) Write(p []byte) (int, error) { return len(p), nil }

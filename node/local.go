@@ -35,7 +35,7 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 	h.used.Store(time.Now().UnixNano())
 	m := &metered{ResponseWriter: w, result: res, bill: bill{
 		table: l.n.usage, cold: res.Start == edgeproxy.StartCold,
-		key: usage.Key{Function: fn.Name, Revision: rev, Region: l.n.Claims().Region, Caller: r.Header.Get(edgeproxy.HeaderEntryRegion)},
+		key: usage.Key{Function: fn.Name, Revision: rev, Region: l.n.Claims().Region, Caller: callerOf(r)},
 	}, head: r.Method == http.MethodHead}
 	defer m.lost()
 	used, err := l.n.runtime.Invoke(ctx, rev, m, r, h.files)
@@ -46,6 +46,9 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 	res.Fuel = used.Fuel
 	return res, l.refused(rev, err)
 }
+
+// callerOf says for whom a request is counted: the region where it came in.
+func callerOf(r *http.Request) string { return r.Header.Get(edgeproxy.HeaderEntryRegion) }
 
 func (l local) notHere(err error) error {
 	return &perigee.HopError{Node: l.n.ID(), Code: perigee.RefusedNotHere, Err: err}

@@ -57,6 +57,7 @@ func askIn(t *testing.T, f *fleet.Fleet, m *fleet.Member, function string, regio
 
 // TestLogsFollow follows a function's lines on two nodes, of which one dies and comes back.
 func TestLogsFollow(t *testing.T) {
+	t.Parallel()
 	f := cluster(t, "fra", "wdc")
 	deploy(t, f, pack(t, "talks", talker("hi"), perigee.Policy{Pin: []string{"fra", "wdc"}}))
 	fra, wdc := f.Members()[0], f.Members()[1]
@@ -112,6 +113,7 @@ func TestLogsFollow(t *testing.T) {
 
 // TestUsageOfTheCluster checks sums over nodes, and that a node which does not answer is named.
 func TestUsageOfTheCluster(t *testing.T) {
+	t.Parallel()
 	f := cluster(t, "fra", "wdc")
 	deploy(t, f, pack(t, "talks", talker("hello"), perigee.Policy{Pin: []string{"fra", "wdc"}}))
 	fra, wdc := f.Members()[0], f.Members()[1]
