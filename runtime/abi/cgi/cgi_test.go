@@ -23,6 +23,7 @@ func TestProgram(t *testing.T) {
 	h := newHost(t, wasm)
 	srv := h.server()
 	client := srv.Client()
+	client.Timeout = 30 * time.Second
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	send := func(t *testing.T, req *http.Request) (*http.Response, string) {
 		t.Helper()
@@ -221,7 +222,9 @@ func TestC(t *testing.T) {
 	srv := h.server()
 	in, out := io.Pipe()
 	req, _ := http.NewRequest(http.MethodPost, srv.URL+"/some/path", in)
-	res, err := srv.Client().Do(req)
+	client := srv.Client()
+	client.Timeout = 30 * time.Second
+	res, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

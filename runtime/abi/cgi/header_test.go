@@ -97,6 +97,7 @@ func TestResponse(t *testing.T) {
 		"Location:\n\n":                   string(abi.BadResponse),
 		"Status: \n\n":                    string(abi.BadResponse),
 		"Status: OK\n\n":                  string(abi.BadResponse),
+		"Status: 0200\n\n":                string(abi.BadResponse),
 		"Status: 20\n\n":                  string(abi.BadResponse),
 		"Status: 2000\n\n":                string(abi.BadResponse),
 		"Status: 20x\n\n":                 string(abi.BadResponse),
