@@ -53,6 +53,7 @@ type noLinks struct{ fs.FS }
 // TestPaths opens paths with flags from the directory "/", in a file system with links and in one
 // without.
 func TestPaths(t *testing.T) {
+	g := newGuest(t, wasip1.Config{})
 	long := strings.Repeat("x", 256)
 	for _, tc := range []struct {
 		path   string
@@ -114,7 +115,7 @@ func TestPaths(t *testing.T) {
 		{"pipe", 0, readRight, acces},
 	} {
 		for name, files := range map[string]fs.FS{"links": site(), "no links": noLinks{site()}} {
-			g := newGuest(t, wasip1.Config{Files: files})
+			g.sys.Reset(wasip1.Config{Files: files})
 			ptr, n := g.put(tc.path)
 			if got := g.call("path_open", root, 1, ptr, n, tc.oflags, tc.rights, 0, 0, 64); got != tc.want {
 				t.Errorf("%s: open %.40q with %d, rights %#x: errno %d, want %d", name, tc.path, tc.oflags, tc.rights, got, tc.want)
