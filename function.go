@@ -10,10 +10,10 @@ type Manifest struct {
 	Build     string            `toml:"build" json:"build,omitempty"`         // shell command that makes Wasm; run on the author's machine only
 	Wasm      string            `toml:"wasm" json:"wasm"`                     // path of the module, relative to the manifest
 	Files     string            `toml:"files" json:"files,omitempty"`         // path of the directory of static files; "" = none
-	Next      string            `toml:"next" json:"next,omitempty"`           // what an http-wasm handler wraps: "files", the default (others not obeyed yet)
+	Next      string            `toml:"next" json:"next,omitempty"`           // what an http-wasm handler wraps: "files", the default, an origin ("https://host:port") or "fn:<name>"
 	Isolation string            `toml:"isolation" json:"isolation,omitempty"` // "request", the default, "fresh" or "shared"
 	Secrets   []string          `toml:"secrets" json:"secrets,omitempty"`     // (not obeyed yet)
-	Outbound  []string          `toml:"outbound" json:"outbound,omitempty"`   // (not obeyed yet)
+	Outbound  []string          `toml:"outbound" json:"outbound,omitempty"`   // origins that the guest may call: "https://host", "https://*.host", "fn:<name>"; none = no calls
 	Receipt   string            `toml:"receipt" json:"receipt,omitempty"`     // "full", "region" or "off"; "" = the node's setting
 	Steer     string            `toml:"steer" json:"steer,omitempty"`         // what clients may ask for: "off", "prefer" (the default) or "force"
 	Routes    []Route           `toml:"route" json:"routes,omitempty"`        // none = the root of <name>.<cluster domain>

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/origin"
 	"github.com/perigee-edge/perigee/internal/strict"
 )
 
@@ -36,6 +37,9 @@ type Node struct {
 	Receipt string `toml:"receipt"` // for functions that name none: "full", "region" or "off"
 	Steer   string `toml:"steer"`   // the most that any function may allow: "off", "prefer" or "force"
 
+	OutboundAllow []string `toml:"outbound_allow"` // addresses that functions may reach although they are not public
+	OutboundDeny  []string `toml:"outbound_deny"`  // addresses that functions may not reach; stronger than outbound_allow
+
 	Memory       perigee.Bytes    `toml:"memory"`        // of all guests together; 0 = half of the machine
 	MaxResponse  perigee.Bytes    `toml:"max_response"`  // body of one response
 	DrainTimeout perigee.Duration `toml:"drain_timeout"` // for running requests at a stop
@@ -47,17 +51,19 @@ type Node struct {
 // Default returns the settings of an empty file.
 func Default() Node {
 	return Node{
-		DataDir:      "/var/lib/perigee",
-		Listen:       "0.0.0.0:7443",
-		HTTPS:        ":443",
-		HTTP:         "127.0.0.1:8080",
-		AdminHTTP:    "127.0.0.1:9443",
-		Receipt:      "region",
-		Steer:        "force",
-		MaxResponse:  64 * perigee.MiB,
-		DrainTimeout: perigee.Duration(30 * time.Second),
-		LogLevel:     "info",
-		LogFormat:    "text",
+		DataDir:       "/var/lib/perigee",
+		OutboundAllow: []string{},
+		OutboundDeny:  []string{},
+		Listen:        "0.0.0.0:7443",
+		HTTPS:         ":443",
+		HTTP:          "127.0.0.1:8080",
+		AdminHTTP:     "127.0.0.1:9443",
+		Receipt:       "region",
+		Steer:         "force",
+		MaxResponse:   64 * perigee.MiB,
+		DrainTimeout:  perigee.Duration(30 * time.Second),
+		LogLevel:      "info",
+		LogFormat:     "text",
 	}
 }
 
@@ -111,6 +117,8 @@ func (n Node) Check() error {
 	}
 	choice(&ps, "receipt", n.Receipt, "full", "region", "off")
 	choice(&ps, "steer", n.Steer, "off", "prefer", "force")
+	networks(&ps, "outbound_allow", n.OutboundAllow)
+	networks(&ps, "outbound_deny", n.OutboundDeny)
 	if n.Memory != 0 && n.Memory < minMemory {
 		ps.Add("memory", `%s is less than one function needs: use at least %s, or "0B" for half of the machine`, n.Memory, minMemory)
 	}
@@ -157,6 +165,15 @@ func checkPort(s string) error {
 		return fmt.Errorf("port %.80q is not a number from 0 to 65535", s)
 	}
 	return nil
+}
+
+// networks refuses entries that are no addresses.
+func networks(ps *strict.Problems, key string, list []string) {
+	for i, s := range list {
+		if _, err := origin.ParseNetwork(s); err != nil {
+			ps.Add(fmt.Sprintf("%s[%d]", key, i), "%v", err)
+		}
+	}
 }
 
 // choice refuses a value that is not one of those allowed.

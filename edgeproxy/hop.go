@@ -123,6 +123,9 @@ func (p *Proxy) runHop(hw hopResponder, r *http.Request, m *hopMeta, fn *perigee
 		ctx, cancel = context.WithTimeout(ctx, m.timeout)
 		defer cancel()
 	}
+	if m.depth > 0 {
+		ctx = perigee.WithDepth(ctx, m.depth)
+	}
 	r = r.WithContext(ctx)
 	dropInternal(r.Header)
 	m.dress(r.Header, p.cfg.Region, r.Host)

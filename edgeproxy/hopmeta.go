@@ -23,6 +23,7 @@ const (
 	hopTimeout  = "Perigee-Hop-Timeout"
 	hopPath     = "Perigee-Hop-Path"
 	hopCold     = "Perigee-Hop-Cold"
+	hopDepth    = "Perigee-Hop-Depth"
 
 	hopStart   = "Perigee-Hop-Start"
 	hopFuel    = "Perigee-Hop-Fuel"
@@ -58,11 +59,12 @@ type hopMeta struct {
 	timeout  time.Duration // 0 = none
 	path     []perigee.NodeID
 	cold     bool
+	depth    int // see perigee.DepthFrom
 }
 
 // put adds the metadata to the header of a hop. Fields of an earlier hop are replaced.
 func (m *hopMeta) put(h http.Header) {
-	values := make([]string, 0, 10) // one array for all
+	values := make([]string, 0, 11) // one array for all
 	set := func(name, value string) {
 		values = append(values, value)
 		h[name] = values[len(values)-1 : len(values) : len(values)]
@@ -83,6 +85,10 @@ func (m *hopMeta) put(h http.Header) {
 	delete(h, hopCold)
 	if m.cold {
 		set(hopCold, "1")
+	}
+	delete(h, hopDepth)
+	if m.depth > 0 {
+		set(hopDepth, strconv.Itoa(m.depth))
 	}
 	path := make([]string, len(m.path))
 	for i, id := range m.path {
@@ -121,6 +127,11 @@ func parseHop(h http.Header) (hopMeta, error) {
 		p.fail(hopCold, `is not "1"`)
 	}
 	m.cold = cold == "1"
+	if d := p.one(hopDepth, false); d != "" {
+		if m.depth = int(d[0] - '0'); len(d) != 1 || m.depth < 1 || m.depth > perigee.MaxDepth {
+			p.fail(hopDepth, "is no number of calls")
+		}
+	}
 	m.path = p.path(hopPath)
 	return m, p.err
 }

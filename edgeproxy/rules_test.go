@@ -277,7 +277,7 @@ func TestFromClient(t *testing.T) {
 func TestHopMeta(t *testing.T) {
 	m := hopMeta{
 		facts: facts{id: "0123456789abcdef", entryRegion: "wdc", client: "192.0.2.1", proto: "https"}, function: "hello", revision: testRev,
-		entry: "wdc-1", timeout: 1500 * time.Millisecond, path: []perigee.NodeID{"wdc-1"}, cold: true,
+		entry: "wdc-1", timeout: 1500 * time.Millisecond, path: []perigee.NodeID{"wdc-1"}, cold: true, depth: 8,
 	}
 	h := http.Header{"Accept": {"*/*"}}
 	m.put(h)
@@ -286,7 +286,7 @@ func TestHopMeta(t *testing.T) {
 		if err != nil || fmt.Sprint(got) != fmt.Sprint(m) {
 			t.Fatalf("got %+v, %v\nwant %+v", got, err, m)
 		}
-		m.cold, m.timeout = false, 0
+		m.cold, m.timeout, m.depth = false, 0, 0
 		m.put(h) // replaces all, absent fields too
 	}
 	h.Add(hopFunction, "other")
@@ -307,9 +307,10 @@ func TestParseHopRefuses(t *testing.T) {
 		hopTimeout:  {"", "0", "-1", "1e9", "99999999999999999999"},
 		hopPath:     {"", ",", "a,", "A", "a,b,c,d,e,f,g,h,i"},
 		hopCold:     {"", "0", "true"},
+		hopDepth:    {"", "0", "9", "-1", "11", " 1"},
 	} {
 		good := http.Header{}
-		m := hopMeta{facts: facts{id: "00", entryRegion: "wdc", client: "::1", proto: "http"}, function: "f", revision: "0", entry: "a", path: []perigee.NodeID{"a"}, timeout: time.Second, cold: true}
+		m := hopMeta{facts: facts{id: "00", entryRegion: "wdc", client: "::1", proto: "http"}, function: "f", revision: "0", entry: "a", path: []perigee.NodeID{"a"}, timeout: time.Second, cold: true, depth: 1}
 		m.put(good)
 		if _, err := parseHop(good); err != nil {
 			t.Fatal(err)
@@ -328,7 +329,7 @@ func TestParseHopRefuses(t *testing.T) {
 		}
 		h = good.Clone()
 		h.Del(name)
-		optional := name == hopClient || name == hopTimeout || name == hopCold
+		optional := name == hopClient || name == hopTimeout || name == hopCold || name == hopDepth
 		if _, err := parseHop(h); (err == nil) != optional {
 			t.Errorf("without %s: %v", name, err)
 		}

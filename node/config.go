@@ -25,8 +25,11 @@ type Config struct {
 	CodeDir     string   // compiled code; default <Dir>/code. Nodes of one process may share it
 	Admit       []string // command of the admission child, argv; default: this program with the argument "admit"
 
-	MemoryBudget perigee.Bytes // of all guests together; default: half of the machine
-	MaxResponse  perigee.Bytes // of one response; default: runtime's
+	MemoryBudget  perigee.Bytes // of all guests together; default: half of the machine
+	MaxResponse   perigee.Bytes // of one response; default: runtime's
+	OutboundAllow []string      // addresses that functions may reach although they are not public: ranges, IP or IP:PORT
+	OutboundDeny  []string      // addresses that functions may not reach; stronger than OutboundAllow
+
 	DrainTimeout time.Duration // for running requests at a stop; default 30 s
 	Receipt      string        // for functions that name none: "full", "region" (default) or "off"
 	Steer        string        // the most that any function may let its clients choose: "off", "prefer" or "force" (default)

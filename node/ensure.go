@@ -168,11 +168,13 @@ func (r *replicator) load(ctx context.Context, rev *perigee.Revision, to perigee
 	h := &holding{rev: rev, warmth: to}
 	h.used.Store(start.UnixNano())
 	if to == perigee.Warm {
-		spec := runtime.Spec{Function: name, Digest: rev.Bundle, Wasm: b.Wasm, Files: b.Files, Limits: rev.Manifest.Limits, Env: rev.Manifest.Env, Isolation: rev.Manifest.Isolation}
+		if h.out, err = newOutlets(r.egress, &rev.Manifest, b); err != nil {
+			return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)
+		}
+		spec := runtime.Spec{Function: name, Digest: rev.Bundle, Wasm: b.Wasm, Files: b.Files, Limits: rev.Manifest.Limits, Env: rev.Manifest.Env, Isolation: rev.Manifest.Isolation, Outbound: h.out.roundTripper()}
 		if err := r.runtime.Load(ctx, rev.ID, spec); err != nil {
 			return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)
 		}
-		h.files = serveFiles(b.Files)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -19,6 +19,12 @@ func (n *Node) serveInvoke(w http.ResponseWriter, r *http.Request, rest string) 
 		fail(w, http.StatusBadRequest, fmt.Errorf("invoke: want %s<function>/<path>", invokePath))
 		return
 	}
+	n.serveAs(w, r, name, "/"+path)
+}
+
+// serveAs runs a request through this node's gateway, below the first route of a function. path is
+// escaped and starts with a slash.
+func (n *Node) serveAs(w http.ResponseWriter, r *http.Request, name, path string) {
 	d := n.View().Desired
 	fn := d.Functions[name]
 	if fn == nil {
@@ -34,7 +40,7 @@ func (n *Node) serveInvoke(w http.ResponseWriter, r *http.Request, rest string) 
 	out.TLS, out.Host = nil, routes[0].Host
 	out.URL.Host, out.URL.Scheme = "", ""
 	prefix := (&url.URL{Path: strings.TrimSuffix(routes[0].Path, "/")}).EscapedPath()
-	if err := setPath(out.URL, prefix+"/"+path); err != nil {
+	if err := setPath(out.URL, prefix+path); err != nil {
 		fail(w, http.StatusBadRequest, fmt.Errorf("invoke: %w", err))
 		return
 	}

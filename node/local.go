@@ -38,7 +38,7 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 		key: usage.Key{Function: fn.Name, Revision: rev, Region: l.n.Claims().Region, Caller: callerOf(r)},
 	}, head: r.Method == http.MethodHead}
 	defer m.lost()
-	used, err := l.n.runtime.Invoke(ctx, rev, m, r, h.files)
+	used, err := l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
 	m.end(used, err)
 	if guest := (*runtime.GuestError)(nil); errors.As(err, &guest) {
 		l.n.lines.crashed(fn.Name, rev, r.Header.Get(edgeproxy.HeaderRequestID), guest)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/perigee-edge/perigee/edgeproxy"
 	"github.com/perigee-edge/perigee/gossip"
+	"github.com/perigee-edge/perigee/internal/egress"
 	"github.com/perigee-edge/perigee/internal/peerlink"
 	"github.com/perigee-edge/perigee/runtime"
 )
@@ -85,6 +86,7 @@ func TestMetricsDoc(t *testing.T) {
 	gossip.NewMetrics(&reg)
 	peerlink.NewMetrics(&reg)
 	edgeproxy.NewMetrics(&reg)
+	egress.NewMetrics(&reg)
 	newMetrics(&reg, time.Now)
 	newUsageMetrics(&reg, testTable(t))
 	var made []metric
@@ -131,7 +133,7 @@ func TestMetricsDoc(t *testing.T) {
 // checkName holds a metric against perigee_<package>_<noun>_<unit>.
 func checkName(t *testing.T, m metric, help string) {
 	t.Helper()
-	if !regexp.MustCompile(`^perigee_(runtime|gossip|peerlink|edgeproxy|usage|node)(_[a-z]+)+$`).MatchString(m.name) {
+	if !regexp.MustCompile(`^perigee_(runtime|gossip|peerlink|edgeproxy|egress|usage|node)(_[a-z]+)+$`).MatchString(m.name) {
 		t.Errorf("%s: want perigee_<package>_<noun>_<unit>", m.name)
 	}
 	if total := strings.HasSuffix(m.name, "_total"); total != (m.kind == "counter") {

@@ -32,6 +32,7 @@ import (
 	"github.com/perigee-edge/perigee/gossip"
 	"github.com/perigee-edge/perigee/internal/bundle"
 	"github.com/perigee-edge/perigee/internal/digest"
+	"github.com/perigee-edge/perigee/internal/egress"
 	"github.com/perigee-edge/perigee/internal/peerlink"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/runtime"
@@ -52,6 +53,7 @@ type Node struct {
 	link     *peerlink.Link
 	gossip   *gossip.Gossip
 	runtime  *runtime.Runtime
+	egress   *egress.Egress
 	proxy    *edgeproxy.Proxy
 	plans    *plans
 	rep      *replicator
@@ -121,6 +123,9 @@ func (n *Node) wire() error {
 		return err
 	}
 	newUsageMetrics(n.registry, n.usage)
+	if err := n.wireEgress(); err != nil {
+		return err
+	}
 	metrics := newMetrics(n.registry, n.m.identity.Expires)
 	control := http.NewServeMux()
 	join := newJoinServer(n.m, metrics, n.log)
@@ -244,6 +249,11 @@ func (n *Node) Close() {
 		}
 		if n.runtime != nil {
 			n.closeRuntime()
+		}
+		if n.rep != nil {
+			for _, h := range *n.rep.here.Load() {
+				h.out.close()
+			}
 		}
 		if n.usage != nil {
 			if err := n.usage.Close(); err != nil {

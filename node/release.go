@@ -107,6 +107,7 @@ func (r *replicator) coolLocked(id perigee.RevisionID, h *holding, now time.Time
 	}
 	r.setLocked(id, &holding{rev: h.rev, warmth: perigee.Held})
 	r.runtime.Unload(id)
+	h.out.close()
 	r.log.Info("revision unloaded", "function", h.rev.Manifest.Name, "revision", id, "warmth", perigee.Held.String())
 }
 
@@ -114,6 +115,7 @@ func (r *replicator) coolLocked(id perigee.RevisionID, h *holding, now time.Time
 func (r *replicator) dropLocked(id perigee.RevisionID, h *holding) {
 	r.setLocked(id, nil)
 	r.runtime.Unload(id)
+	h.out.close()
 	r.dirty = true
 	r.log.Info("revision unloaded", "function", h.rev.Manifest.Name, "revision", id, "warmth", perigee.Absent.String())
 }

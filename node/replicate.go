@@ -15,6 +15,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/gossip"
 	"github.com/perigee-edge/perigee/internal/bundle"
+	"github.com/perigee-edge/perigee/internal/egress"
 	"github.com/perigee-edge/perigee/placement"
 	"github.com/perigee-edge/perigee/runtime"
 )
@@ -28,6 +29,7 @@ type replicator struct {
 	plans   *plans
 	store   *bundle.Store
 	runtime *runtime.Runtime
+	egress  *egress.Egress
 	control func(perigee.NodeID) http.RoundTripper
 	rtt     func(perigee.NodeID) (time.Duration, bool)
 	metrics *metrics
@@ -57,7 +59,7 @@ type replicator struct {
 type holding struct {
 	rev    *perigee.Revision
 	warmth perigee.Warmth // Held or Warm
-	files  http.Handler   // what the guest's handler wraps, if Warm
+	out    outlets        // if Warm
 	used   atomic.Int64   // when a request last asked for it, in Unix nanoseconds
 
 	rescue   time.Time // guarded by mu: until then it stays, though it was fetched for requests only
@@ -85,7 +87,7 @@ const (
 
 func newReplicator(n *Node, store *bundle.Store, m *metrics) *replicator {
 	r := &replicator{
-		self: n.Claims, gossip: n.gossip, plans: n.plans, store: store, runtime: n.runtime,
+		self: n.Claims, gossip: n.gossip, plans: n.plans, store: store, runtime: n.runtime, egress: n.egress,
 		control: n.link.Control, rtt: n.link.RTT, metrics: m, log: n.log,
 		urgent: make(chan struct{}, maxUrgent), quiet: make(chan struct{}, maxQuiet),
 		trying: map[perigee.RevisionID]bool{}, failed: map[perigee.RevisionID]failure{},

@@ -457,7 +457,7 @@ func TestPlansKept(t *testing.T) {
 func TestFiles(t *testing.T) {
 	s := newSingle(t)
 	rev := s.deploy(s.pack("a", guest("1"), perigee.Policy{}))
-	files := s.rep.have(rev.ID).files
+	files := s.rep.have(rev.ID).out.next
 	for path, want := range map[string]int{"/sub/a.txt": 200, "/": 404, "/sub/": 404, "/sub": 404, "/none": 404, "/../sub/a.txt": 200} {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest("GET", "/", nil)

@@ -190,7 +190,7 @@ func (r *runner) run(ctx context.Context) error {
 	n, err := node.New(node.Config{
 		Dir: r.dir(), Socket: r.socket, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
 		AdminSocket: node.SocketPath(socketOf(r.path, r.cfg)), Admit: admit, MemoryBudget: r.cfg.Memory, MaxResponse: r.cfg.MaxResponse,
-		DrainTimeout: time.Duration(r.cfg.DrainTimeout), Receipt: r.cfg.Receipt, Steer: r.cfg.Steer, Logger: r.log,
+		DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny, Receipt: r.cfg.Receipt, Steer: r.cfg.Steer, Logger: r.log,
 	})
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/origin"
 	"github.com/perigee-edge/perigee/internal/strict"
 )
 
@@ -34,6 +35,7 @@ const (
 	maxEnv         = 32 * perigee.KiB
 	maxTerms       = 256 // places in one list
 	maxHolders     = 100_000
+	maxOutbound    = 100
 )
 
 // CheckManifest holds a manifest against all rules that need no cluster, and against the names of
@@ -85,14 +87,46 @@ func (c *checker) identity(m *perigee.Manifest) {
 	c.choice("receipt", m.Receipt, "full", "region", "off")
 	c.choice("steer", m.Steer, "off", steerPrefer, "force")
 	c.choice("isolation", m.Isolation, isolationRequest, "fresh", "shared")
-	if m.Next != "" && m.Next != nextFiles {
-		c.unobeyed("next", fmt.Sprintf("use %q or remove it", nextFiles))
-	}
+	c.next(m.Next)
+	c.outbound(m.Outbound)
 	if len(m.Secrets) > 0 {
 		c.unobeyed("secrets", "remove it")
 	}
-	if len(m.Outbound) > 0 {
-		c.unobeyed("outbound", "remove it; guests can't call out yet")
+}
+
+// next checks what the function stands before: one origin, one function, or the files.
+func (c *checker) next(s string) {
+	if s == "" || s == nextFiles {
+		return
+	}
+	r, err := origin.ParseRule(s)
+	switch {
+	case err != nil:
+		c.add("next", `%v; or use "files"`, err)
+	case r.Below:
+		c.add("next", "%s stands for many hosts: name one", quote(s))
+	}
+}
+
+// outbound checks the origins that the function may call.
+func (c *checker) outbound(list []string) {
+	if len(list) > maxOutbound {
+		c.add("outbound", "there are %d origins: use at most %d, or one with a *", len(list), maxOutbound)
+		return
+	}
+	seen := map[origin.Rule]int{}
+	for i, s := range list {
+		key := fmt.Sprintf("outbound[%d]", i)
+		r, err := origin.ParseRule(s)
+		if err != nil {
+			c.add(key, "%v", err)
+			continue
+		}
+		if first, dup := seen[r]; dup {
+			c.add(key, "%s is outbound[%d] again: remove one of them", quote(s), first)
+			continue
+		}
+		seen[r] = i
 	}
 }
 

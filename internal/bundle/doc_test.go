@@ -15,9 +15,7 @@ import (
 
 // unobeyed has, for each key that this release does not obey, a value that it must refuse.
 var unobeyed = map[string]string{
-	"next":                       `"https://example.com"`,
 	"secrets":                    `["A"]`,
-	"outbound":                   `["https://example.com"]`,
 	"placement.callers[]":        `[{}]`,
 	"placement.callers[].from":   ``,
 	"placement.callers[].run":    ``,

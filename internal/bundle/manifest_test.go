@@ -61,18 +61,18 @@ func TestContractSampleIsRefusedByNameOnly(t *testing.T) {
 			t.Errorf("%v: want a line, and the reason that the release does not obey it", p)
 		}
 	}
-	if want := []string{"next", "secrets", "outbound", "placement.callers"}; !reflect.DeepEqual(keys, want) {
+	if want := []string{"secrets", "placement.callers"}; !reflect.DeepEqual(keys, want) {
 		t.Errorf("refused keys: got %v, want %v", keys, want)
 	}
 }
 
 func TestContractSampleWithoutTheseIsAccepted(t *testing.T) {
-	trimmed := regexp.MustCompile(`(?m)^(next|secrets|outbound|callers) .*\n`).ReplaceAll(contract(t), nil)
+	trimmed := regexp.MustCompile(`(?m)^(secrets|callers) .*\n`).ReplaceAll(contract(t), nil)
 	m, err := ParseManifestFor(ManifestName, trimmed, perigee.BuiltinRegions())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Next != "files" || m.Placement.Warm["fra"] != 1 || m.Secrets != nil {
+	if m.Next != "https://origin.example.com" || len(m.Outbound) != 1 || m.Placement.Warm["fra"] != 1 || m.Secrets != nil {
 		t.Errorf("got %+v", m)
 	}
 }
