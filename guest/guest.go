@@ -32,6 +32,15 @@
 // that the handler writes to standard output and standard error. Environment variables are those of
 // [env] in perigee.toml, and the files of the bundle are at "/", read-only.
 //
-// The package speaks the http-wasm handler ABI and imports nothing but the standard library. It owns
-// no goroutine.
+// Trailers work as net/http documents them, in both directions: r.Trailer has the client's after the body
+// was read to its end, and those of the response are announced in the header Trailer or set with
+// http.TrailerPrefix.
+//
+// Besides Serve there are Middleware, for a function before an origin; WarmUp, for what is to be done once
+// and be there for every request; and Rand, since math/rand repeats itself from request to request. The
+// package guest/outbound lets a function make requests of its own.
+//
+// The package speaks the http-wasm handler ABI and imports nothing but the standard library. It exports
+// perigee_warm_up besides, which the gateway calls before it makes the image that requests start from. It
+// owns one goroutine per request in a Middleware, and none else.
 package guest
