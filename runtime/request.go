@@ -57,7 +57,7 @@ func newRequest(r *Runtime, rev *revision, i *sandbox.Instance, w http.ResponseW
 	q.exchange.Log.Tag(req.Header.Get(abi.RequestID), rev.keep)
 	q.outbound = outbound.NewCall(q.exchange, rev.sender)
 	q.idle = func() {
-		if a := q.exchange.Answer; a.Started() {
+		if a := q.exchange.Answer; a.Waits() {
 			q.exchange.Must(a.Flush())
 		}
 	}
@@ -200,10 +200,15 @@ func (q *request) diagnose(ctx context.Context, err error, when string) error {
 	}
 	q.exchange.Log.Close() // its last line may say why
 	guest = &GuestError{Kind: GuestTrap}
+	denied := q.instance.Denied()
+	var told *GuestError // by its ABI
 	var exit *sys.ExitError
 	switch {
-	case errors.As(err, &guest): // of its ABI
-		return guest
+	case errors.As(err, &told):
+		if told.Kind != GuestTrap || denied == "" {
+			return told
+		}
+		guest.Detail = told.Detail
 	case errors.Is(err, sandbox.ErrFuel):
 		return &GuestError{Kind: GuestFuel, Detail: fmt.Sprintf("it used more than limits.fuel = %d", q.rev.fuel)}
 	case errors.Is(err, sandbox.ErrTooDeep):
@@ -216,7 +221,7 @@ func (q *request) diagnose(ctx context.Context, err error, when string) error {
 		guest.Detail, _, _ = strings.Cut(err.Error(), "\n")
 		guest.Detail = strings.TrimSuffix(guest.Detail, " (recovered by wazero)")
 	}
-	if denied := q.instance.Denied(); denied != "" {
+	if denied != "" {
 		guest.Kind, guest.Detail = GuestMemory, denied+"; then: "+guest.Detail
 	}
 	for _, more := range []string{when, crash(q.exchange.Log)} {

@@ -25,6 +25,7 @@ type Answer struct {
 	taken   int64  // bytes of body from the guest
 	length  int64  // Content-Length as sent; -1 = none
 	sent    bool   // the headers have left
+	waits   bool   // there is body that was not flushed
 	dropped []string
 }
 
@@ -80,6 +81,10 @@ func (a *Answer) Write(p []byte) error {
 	switch {
 	case a.bodyless():
 		return nil
+	case len(p) > 0:
+		a.waits = true
+	}
+	switch {
 	case a.whole && int64(len(a.body)+len(p)) > a.limits.Buffer:
 		return &GuestError{Kind: ResponseTooLarge, Detail: fmt.Sprintf("more than %d bytes of body while response buffering is on", a.limits.Buffer)}
 	case a.whole, !a.sent && len(a.body)+len(p) <= holdBytes:
@@ -92,14 +97,15 @@ func (a *Answer) Write(p []byte) error {
 	return a.send(p)
 }
 
-// Started reports whether there is body that waits for more.
-func (a *Answer) Started() bool { return len(a.body) > 0 && !a.whole }
+// Waits reports whether there is body that the client may not have yet, and that Flush would send.
+func (a *Answer) Waits() bool { return a.waits && !a.whole }
 
 // Flush sends what there is on its way to the client.
 func (a *Answer) Flush() error {
 	if a.whole {
 		return nil
 	}
+	a.waits = false
 	if err := a.drain(); err != nil {
 		return err
 	}

@@ -182,3 +182,24 @@ func TestNextWriter(t *testing.T) {
 		t.Error("a status of 700 was taken")
 	}
 }
+
+// TestAnswerWaits checks that it is known whether the client may lack something, also after the head has
+// left.
+func TestAnswerWaits(t *testing.T) {
+	a := abi.NewAnswer(httptest.NewRecorder(), http.MethodGet, limits)
+	for step, tc := range []struct {
+		do   func() error
+		want bool
+	}{
+		{func() error { return nil }, false},
+		{func() error { return a.Write([]byte("first")) }, true},
+		{a.Flush, false},
+		{func() error { return a.Write(nil) }, false},
+		{func() error { return a.Write([]byte("second")) }, true},
+		{a.Flush, false},
+	} {
+		if err := tc.do(); err != nil || a.Waits() != tc.want {
+			t.Errorf("step %d: waits %v, %v", step, a.Waits(), err)
+		}
+	}
+}

@@ -56,7 +56,7 @@ func (c *Call) readRequestBody(buf []byte) uint64 {
 		var n int
 		var err error
 		c.Await(func() {
-			if c.Answer.Started() { // the client may wait for it before it sends more
+			if c.Answer.Waits() { // the client may wait for it before it sends more
 				c.Must(c.Answer.Flush())
 			}
 			n, err = c.Request.Body.Read(buf)

@@ -167,7 +167,7 @@ func (c *Call) finish(_ context.Context, _ api.Module, s []uint64) {
 
 func (c *Call) head(ctx context.Context, mod api.Module, s []uint64) {
 	x := c.exchange("head", s[0])
-	if a := c.Answer; a != nil && a.Started() { // the client need not wait for this
+	if a := c.Answer; a != nil && a.Waits() { // the client need not wait for this
 		c.Must(a.Flush())
 	}
 	c.Await(func() { // ctx is the exchange's ancestor, so that its end is the end of this
