@@ -14,7 +14,23 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "admit" {
 		os.Exit(runtime.AdmitMain(os.Stdin, os.Stdout, os.Stderr, os.Args[2:]))
 	}
+	if len(os.Args) > 2 {
+		cacheDir = os.Args[2]
+		var err error
+		switch os.Args[1] {
+		case "serve-perigee":
+			err = servePerigee(context.Background())
+		case "serve-bare":
+			err = serveBare()
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	cacheDir = "/tmp/benchcache"
+	if len(os.Args) > 1 {
+		fmt.Println(gateway(context.Background(), os.Stdout))
+		return
+	}
 	if err := service(context.Background(), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -240,6 +240,14 @@ func (n *Node) HTTPSAddr() string {
 	return n.cfg.OnHTTPS.Addr().String()
 }
 
+// HTTPAddr returns where the node serves HTTP without TLS; "" = nowhere.
+func (n *Node) HTTPAddr() string {
+	if n.cfg.OnHTTP == nil {
+		return ""
+	}
+	return n.cfg.OnHTTP.Addr().String()
+}
+
 // Close lets go of what New opened. It is for nodes that are not run: Run does it at its end. It may
 // be called more than once.
 func (n *Node) Close() {
