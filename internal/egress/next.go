@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 
+	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/origin"
 )
 
@@ -39,7 +41,9 @@ func (e *Egress) Next(function, next string) (*Next, error) {
 		return &Next{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			out := r.WithContext(r.Context())
 			out.Header = endToEnd(r.Header)
-			e.serveFunction(rule.Host, w, out)
+			fw := &functionWriter{ResponseWriter: w}
+			e.serveFunction(rule.Host, fw, out)
+			fw.end()
 		})}, nil
 	}
 	t := e.transport(function, []origin.Rule{rule})
@@ -65,6 +69,11 @@ func (e *Egress) reverseProxy(t *Transport, o origin.Origin) http.Handler {
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			resp.Header.Add("Via", via)
+			for name := range resp.Header {
+				if strings.HasPrefix(name, internalPrefix) {
+					delete(resp.Header, name) // the gateway's to say
+				}
+			}
 			resp.Trailer = nil // not announced: they follow with http.TrailerPrefix, which every writer knows
 			return nil
 		},
@@ -72,6 +81,10 @@ func (e *Egress) reverseProxy(t *Transport, o origin.Origin) http.Handler {
 		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // errors reach the client and the metrics
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Count(strings.Join(r.Header["Via"], ","), via) >= perigee.MaxDepth {
+			http.Error(w, fmt.Sprintf("The origin %s was not asked: this request has come past it %d times already, which is taken for a loop.", o, perigee.MaxDepth), http.StatusLoopDetected)
+			return
+		}
 		// With a server in the context ReverseProxy panics when a body breaks off, as it should:
 		// a response that is not whole must not look so.
 		p.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.ServerContextKey, &http.Server{})))

@@ -179,6 +179,37 @@ func TestLoop(t *testing.T) {
 	}
 }
 
+// TestNextFunction: what the gateway says about the inner request stays inside, trailers go on.
+func TestNextFunction(t *testing.T) {
+	e := newEgress(t, Config{Functions: functions{"inner": func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Perigee-Receipt", "r")
+		w.Header().Set("Trailer", "X-Sum, X-None")
+		w.Header().Set("X-A", r.Header.Get("Perigee-X")+r.Header.Get("X-In"))
+		_, _ = io.WriteString(w, "inner")
+		_ = http.NewResponseController(w).Flush()
+		w.Header().Set("X-Sum", "5")
+		w.Header().Set(http.TrailerPrefix+"X-Late", "l")
+	}, "empty": func(http.ResponseWriter, *http.Request) {}}})
+	for name, want := range map[string]string{"inner": "inner", "empty": ""} {
+		next, err := e.Next("f", "fn:"+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header = http.Header{"Perigee-X": {"forged"}, "X-In": {"in"}}
+		next.ServeHTTP(rec, r)
+		next.Close()
+		resp := rec.Result()
+		if rec.Code != 200 || rec.Body.String() != want || resp.Header.Get("Perigee-Receipt") != "" || resp.Header.Get("Trailer") != "" {
+			t.Errorf("%s: %d %q %v", name, rec.Code, rec.Body, resp.Header)
+		}
+		if name == "inner" && (resp.Header.Get("X-A") != "in" || resp.Trailer.Get("X-Sum") != "5" || resp.Trailer.Get("X-Late") != "l" || !rec.Flushed) {
+			t.Errorf("header %v, trailer %v", resp.Header, resp.Trailer)
+		}
+	}
+}
+
 // front is a server whose handler is a next.
 func front(t *testing.T, h http.Handler) string {
 	s := httptest.NewUnstartedServer(h)
@@ -253,6 +284,18 @@ func TestOrigin(t *testing.T) {
 		t.Errorf("rest %q, %v, trailer %v", rest, err, resp.Trailer)
 	}
 	resp.Body.Close()
+
+	// A loop through a proxy outside of the cluster is seen by its traces.
+	got = nil
+	for n, want := range map[int]int{perigee.MaxDepth - 1: http.StatusTeapot, perigee.MaxDepth: http.StatusLoopDetected} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header["Via"] = []string{"1.1 other", strings.Repeat(via+", ", n)}
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(rec, r)
+		if rec.Code != want {
+			t.Errorf("after %d passes: %d, want %d", n, rec.Code, want)
+		}
+	}
 
 	// Where there is no server in the context, a response that breaks off must not look whole either.
 	func() {
