@@ -1,8 +1,12 @@
 package node_test
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,6 +22,45 @@ func passing() []byte {
 	m.Export("handle_request", 0, m.Func(":I", 0, wasmtest.Const64(1)))
 	m.Export("handle_response", 0, m.Func("ii:", 0))
 	return m.Bytes()
+}
+
+// TestCall has a guest call a function on another node, and what it does not list.
+func TestCall(t *testing.T) {
+	f := cluster(t, "fra", "wdc")
+	deploy(t, f, pack(t, "end", nil, perigee.Policy{Pin: []string{"wdc"}}))
+	out := filepath.Join(t.TempDir(), "caller.wasm")
+	c := exec.Command("go", "build", "-buildmode=c-shared", "-o", out, ".")
+	c.Dir = filepath.Join("..", "runtime", "testdata", "caller")
+	c.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOWORK=off", "GOFLAGS=")
+	if b, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	wasm, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fn := pack(t, "caller", wasm, perigee.Policy{Pin: []string{"fra"}})
+	fn.Outbound = []string{"fn:end", "http://169.254.169.254"}
+	deploy(t, f, fn)
+	for url, want := range map[string]string{
+		"http://end.internal/x":       `200 OK [] "end" <nil> map[]`,
+		"http://other.internal/":      `list "fn:other" under outbound in perigee.toml`,
+		"http://169.254.169.254/meta": "cloud-metadata",
+	} {
+		for _, m := range f.Members() {
+			client := f.Client(m)
+			resp, err := client.Get("https://caller.localhost/get?url=" + url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			client.CloseIdleConnections()
+			if !strings.Contains(string(b), want) {
+				t.Errorf("%s at %s: %d %s", url, m.ID(), resp.StatusCode, b)
+			}
+		}
+	}
 }
 
 // TestNext has functions before others, on other nodes, before themselves, and before origins.
