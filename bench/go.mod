@@ -2,7 +2,10 @@ module github.com/perigee-edge/perigee/bench
 
 go 1.26.0
 
-require github.com/perigee-edge/perigee v0.0.0
+require (
+	github.com/perigee-edge/perigee v0.0.0
+	github.com/tetratelabs/wazero v1.12.0
+)
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect
@@ -31,7 +34,6 @@ require (
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/quic-go/quic-go v0.65.0 // indirect
 	github.com/sean-/seed v0.0.0-20170313163322-e2103e2c3529 // indirect
-	github.com/tetratelabs/wazero v1.12.0 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
 	github.com/zeebo/blake3 v0.2.4 // indirect
 	go.uber.org/multierr v1.11.0 // indirect

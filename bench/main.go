@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,15 +27,24 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	cacheDir = "/tmp/benchcache"
-	if len(os.Args) > 1 {
-		fmt.Println(gateway(context.Background(), os.Stdout))
-		return
-	}
-	if err := service(context.Background(), os.Stdout); err != nil {
+	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// run prints all figures.
+func run(ctx context.Context) (err error) {
+	if cacheDir, err = os.MkdirTemp("", "perigee-bench-code-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(cacheDir)
+	for _, measure := range []func(context.Context, io.Writer) error{fuel, service, gateway} {
+		if err := measure(ctx, os.Stdout); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // buildGo compiles a guest as a reactor.

@@ -252,9 +252,9 @@ func TestFuelIsCounted(t *testing.T) {
 	if got := spent(5, 0x20, 0, Const(1), 0x6a); got != 3 {
 		t.Errorf("three instructions cost %d", got)
 	}
-	early := Cat(0x20, 0, 0x04, 0x40, Const(1), 0x0f, 0x0b, Const(1), Const(1), Const(1), 0x6a, 0x6a)
-	if a, b := spent(1, early), spent(0, early); a != 4 || b != 7 {
-		t.Errorf("by a return: %d, want 4; by the end: %d, want 7", a, b)
+	early := Cat(0x20, 0, 0x04, 0x40, Const(1), 0x0f, 0x0b, Repeat(20, 0x01), Const(1))
+	if a, b := spent(1, early), spent(0, early); a != 4 || b != 23 {
+		t.Errorf("by a return: %d, want 4; by the end: %d, want 23", a, b)
 	}
 	countdown := Cat(Loop(0x20, 0, Const(1), 0x6b, 0x22, 0, 0x0d, 0), Const(0))
 	if a, b := spent(10, countdown), spent(1_000_010, countdown); a != 51 || b != 5_000_051 {

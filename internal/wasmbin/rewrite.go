@@ -7,7 +7,7 @@ import (
 
 // RewriterVersion changes with what Rewrite makes of a module: code compiled from an older result must
 // not be used.
-const RewriterVersion = 2
+const RewriterVersion = 3
 
 // What a rewritten module imports from HostModule, and exports beyond what it exported before. No guest
 // may use these names itself.
@@ -92,12 +92,15 @@ type rewriter struct {
 	content [secTag + 1][2]int // where each section's content begins and ends; 0, 0 = there is none
 
 	// The indices of what is added.
-	refill, tooDeep, flush, bulk uint32 // functions
-	fuel, depth                  uint32 // globals
-	newTypes                     []FuncType
-	extraTypes                   map[string]uint32 // by signature
+	refill, tooDeep, flush, bulk, entered uint32 // functions
+	fuel, depth                           uint32 // globals
+	newTypes                              []FuncType
+	extraTypes                            map[string]uint32 // by signature
 
-	scratch []byte // instructions of the function at hand
+	// Of the function at hand.
+	points   []point
+	opened   []opened
+	closings []closing
 }
 
 // split finds the sections.
@@ -125,7 +128,7 @@ func (w *rewriter) enter(id int) uint32 {
 func (w *rewriter) plan() {
 	imported, defined := uint32(w.imported), uint32(w.out.Functions)
 	w.refill, w.tooDeep = imported, imported+1
-	w.flush, w.bulk = imported+2+defined, imported+3+defined
+	w.flush, w.bulk, w.entered = imported+2+defined, imported+3+defined, imported+4+defined
 	if w.out.Start {
 		at := w.content[secStart][0]
 		if t := w.types[w.funcs[w.enter(secStart)]]; len(t.Params)+len(t.Results) > 0 {
@@ -171,7 +174,7 @@ func (w *rewriter) write() {
 	out := encoder(append(make([]byte, 0, len(w.b)+len(code)/4), w.b[:8]...))
 	out.section(secType, w.typesOut())
 	out.section(secImport, w.importsOut(refill, none))
-	out.section(secFunction, w.appended(secFunction, 2, func(e *encoder) { e.u32(flush); e.u32(bulk) }))
+	out.section(secFunction, w.appended(secFunction, 3, func(e *encoder) { e.u32(flush); e.u32(bulk); e.u32(none) }))
 	out.section(secTable, w.same(secTable))
 	out.section(secMemory, w.same(secMemory))
 	out.section(secGlobal, w.globalsOut())
@@ -248,7 +251,7 @@ func (w *rewriter) globalsOut() encoder {
 		}
 	}
 	w.result.State = append(w.result.State, fmt.Sprint(privatePrefix, "g", w.depth))
-	return append(e, byte(I64), 1, 0x42, 0, opEnd, byte(I32), 1, 0x41, 0x80, 0x80, 0x01, opEnd) // depth: maxDepth, see cost.go
+	return append(e, byte(I64), 1, 0x42, 0, opEnd, byte(I64), 1, 0x42, 0x80, 0x80, 0x01, opEnd) // depth: maxDepth, see cost.go
 }
 
 // constOut copies a constant expression.

@@ -52,7 +52,7 @@ func TestRewriteShape(t *testing.T) {
 		t.Fatal(err)
 	}
 	after, err := wasmbin.Check(r.Wasm)
-	if err != nil || after.Functions != 4 || after.Globals != 5 || after.Data != 0 || after.Start || !r.OpaqueGlobals {
+	if err != nil || after.Functions != 5 || after.Globals != 5 || after.Data != 0 || after.Start || !r.OpaqueGlobals {
 		t.Fatalf("%+v, %v", after, err)
 	}
 	for name, kind := range map[string]wasmbin.Kind{"f": wasmbin.Func, "memory": wasmbin.Memory, "perigee:g0": wasmbin.Global, wasmbin.FuelGlobal: wasmbin.Global, wasmbin.StartExport: wasmbin.Func} {
@@ -76,7 +76,7 @@ func TestRewriteReports(t *testing.T) {
 		t.Errorf("image %v", r.Image)
 	}
 	out, err := wasmbin.Check(r.Wasm)
-	if err != nil || out.Data != 0 || len(out.Imports) != 2 || out.Functions != 3 {
+	if err != nil || out.Data != 0 || len(out.Imports) != 2 || out.Functions != 4 {
 		t.Errorf("rewritten: %+v, %v", out, err)
 	}
 }
@@ -105,7 +105,7 @@ func FuzzRewrite(f *testing.F) {
 		if err != nil {
 			t.Fatalf("rewritten: %v", err)
 		}
-		if len(after.Imports) != len(r.Imports)+2 || after.Functions != r.Functions+2 || after.Globals != r.Globals+2 || after.Start {
+		if len(after.Imports) != len(r.Imports)+2 || after.Functions != r.Functions+3 || after.Globals != r.Globals+2 || after.Start {
 			t.Errorf("as it was %+v, rewritten %+v", r.Module, after)
 		}
 	})
