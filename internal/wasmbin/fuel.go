@@ -156,13 +156,9 @@ func (f *metered) rewrite() encoder {
 	f.out = append(append(f.out, declared...), added...)
 
 	load := weight(uint64(f.locals), size)
-	f.enterWith(load, f.calls || f.loops || total > freeLeaf)
-	wrapped := f.leaves && (f.calls || f.loops)
-	if wrapped {
-		f.wrap()
-	}
-	f.emit(wrapped)
-	if wrapped {
+	around := f.begin(load, f.calls || f.loops || total > freeLeaf)
+	f.emit(around > 0)
+	for range around {
 		f.out = append(f.out, opEnd)
 	}
 	if f.loops {
@@ -174,8 +170,10 @@ func (f *metered) rewrite() encoder {
 	return append(f.out, opEnd)
 }
 
-// enterWith pays for the first instructions, takes from the depth, and sees whether either is used up.
-func (f *metered) enterWith(load int64, check bool) {
+// begin pays for the first instructions, takes from the depth, and sees whether either is used up. It returns
+// how many blocks it opened around the rest. Branches to the function's own label end the innermost, without a
+// change to their index, and so do returns.
+func (f *metered) begin(load int64, check bool) (around int) {
 	if first := f.points[0].charge; f.loops {
 		f.out.constant(opI64Const, first)
 		f.out.op(opLocalSet, f.spent)
@@ -185,24 +183,45 @@ func (f *metered) enterWith(load int64, check bool) {
 	if f.calls {
 		f.change(&f.out, f.depth, opI64Sub, func() { f.out.constant(opI64Const, load) })
 	}
-	if !check {
-		return
+	switch {
+	case !check:
+		return 0
+	case f.loops:
+		f.look()
+		f.out = append(f.out, emptyType)
+		f.out.op(opCall, f.entered)
+		f.out = append(f.out, opEnd)
+		if !f.leaves {
+			return 0
+		}
+		f.out = append(f.out, opBlock)
+		f.resultType()
+		return 1
 	}
+	// A function without loops is dear to enter: as in guard, it meets no join.
+	f.out = append(f.out, opLoop)
+	f.resultType()
+	f.look()
+	f.resultType()
+	f.out.op(opCall, f.entered)
+	f.out.op(opBr, 1)
+	f.out = append(f.out, opElse)
+	return 2
+}
+
+// look begins an if that is entered when fuel or depth are below zero.
+func (f *metered) look() {
 	f.out.op(opGlobalGet, f.fuel)
 	if f.calls {
 		f.out.op(opGlobalGet, f.depth)
 		f.out = append(f.out, opI64Or)
 	}
 	f.out.constant(opI64Const, 0)
-	f.out = append(f.out, opI64LtS, opIf, emptyType)
-	f.out.op(opCall, f.entered)
-	f.out = append(f.out, opEnd)
+	f.out = append(f.out, opI64LtS, opIf)
 }
 
-// wrap opens a block around the whole function. Branches to the function's own label now end the block,
-// without a change to their index, and so do returns.
-func (f *metered) wrap() {
-	f.out = append(f.out, opBlock)
+// resultType appends the type of a block with the function's results.
+func (f *metered) resultType() {
 	switch r := f.typ.Results; len(r) {
 	case 0:
 		f.out = append(f.out, emptyType)
