@@ -22,6 +22,8 @@ const (
 	opI64Const     = 0x42
 	opI64LtS       = 0x53
 	opI64GtS       = 0x55
+	opI64LeS       = 0x57
+	opI64GeS       = 0x59
 	opI64Add       = 0x7c
 	opI64Sub       = 0x7d
 	opI64Or        = 0x84
@@ -158,6 +160,11 @@ func (f *metered) rewrite() encoder {
 	load := weight(uint64(f.locals), size)
 	around := f.begin(load, f.calls || f.loops || total > freeLeaf)
 	f.emit(around > 0)
+	if around == 2 {
+		f.out = append(f.out, opElse)
+		f.out.op(opCall, f.entered)
+		f.out.op(opBr, 1)
+	}
 	for range around {
 		f.out = append(f.out, opEnd)
 	}
@@ -187,7 +194,7 @@ func (f *metered) begin(load int64, check bool) (around int) {
 	case !check:
 		return 0
 	case f.loops:
-		f.look()
+		f.look(opI64LtS)
 		f.out = append(f.out, emptyType)
 		f.out.op(opCall, f.entered)
 		f.out = append(f.out, opEnd)
@@ -201,23 +208,20 @@ func (f *metered) begin(load int64, check bool) (around int) {
 	// A function without loops is dear to enter: as in guard, it meets no join.
 	f.out = append(f.out, opLoop)
 	f.resultType()
-	f.look()
+	f.look(opI64GeS)
 	f.resultType()
-	f.out.op(opCall, f.entered)
-	f.out.op(opBr, 1)
-	f.out = append(f.out, opElse)
 	return 2
 }
 
 // look begins an if that is entered when fuel or depth are below zero.
-func (f *metered) look() {
+func (f *metered) look(op byte) {
 	f.out.op(opGlobalGet, f.fuel)
 	if f.calls {
 		f.out.op(opGlobalGet, f.depth)
 		f.out = append(f.out, opI64Or)
 	}
 	f.out.constant(opI64Const, 0)
-	f.out = append(f.out, opI64LtS, opIf)
+	f.out = append(f.out, op, opIf)
 }
 
 // resultType appends the type of a block with the function's results.
@@ -263,7 +267,7 @@ func (f *metered) emit(wrapped bool) {
 				return // its own end comes later
 			}
 			if open == shifted {
-				f.out = append(f.out, opEnd)
+				f.again()
 				shifted = 0
 			}
 			open--
@@ -301,27 +305,34 @@ func (f *metered) emit(wrapped bool) {
 	}
 }
 
-// guard begins a turn of a loop. That of an innermost loop has the loop's body in the else arm: the engine
-// lays out a loop that meets no join on its way, and the flush far from it.
+// guard begins a turn of a loop. An innermost loop has its body in the first arm of an if: the engine lays
+// out a loop that meets no join on its way, and the flush, by which rest begins the turn again, behind it.
 func (f *metered) guard(p *point) {
 	f.out.op(opLocalGet, f.spent)
 	f.out.constant(opI64Const, flushAt)
-	f.out = append(f.out, opI64GtS, opIf)
 	if p.inner {
+		f.out = append(f.out, opI64LeS, opIf)
 		f.out = append(f.out, f.b[p.at+1:p.next]...)
-	} else {
-		f.out = append(f.out, emptyType)
+		return
 	}
+	f.out = append(f.out, opI64GtS, opIf, emptyType)
+	f.flushSum()
+	f.out = append(f.out, opEnd)
+}
+
+// again ends the body of an innermost loop.
+func (f *metered) again() {
+	f.out = append(f.out, opElse)
+	f.flushSum()
+	f.out.op(opBr, 1)
+	f.out = append(f.out, opEnd)
+}
+
+func (f *metered) flushSum() {
 	f.out.op(opLocalGet, f.spent)
 	f.out.op(opCall, f.flush)
 	f.out.constant(opI64Const, 0)
 	f.out.op(opLocalSet, f.spent)
-	if p.inner {
-		f.out.op(opBr, 1)
-		f.out = append(f.out, opElse)
-	} else {
-		f.out = append(f.out, opEnd)
-	}
 }
 
 // spend adds to what was spent.
