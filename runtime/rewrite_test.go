@@ -104,7 +104,7 @@ func TestRewrittenCommands(t *testing.T) {
 }
 
 // program makes a random function of four i32 locals and two parameters: nested control flow, calls of
-// itself, memory and table-free bulk operations, traps.
+// itself, memory, vectors and bulk operations without tables, loops with parameters, traps.
 func program(rng *rand.Rand, left *int, blocks int, loops []bool) []byte {
 	var out []byte
 	value := func() []byte {
@@ -125,7 +125,7 @@ func program(rng *rand.Rand, left *int, blocks int, loops []bool) []byte {
 		if *left < 0 {
 			break
 		}
-		switch rng.IntN(14) {
+		switch rng.IntN(17) {
 		case 0, 1:
 			out = Cat(out, 0x02, 0x40, program(rng, left, blocks+1, append(loops, false)), 0x0b)
 		case 2, 3: // a loop that ends: local 5 counts down over all loops
@@ -157,6 +157,18 @@ func program(rng *rand.Rand, left *int, blocks int, loops []bool) []byte {
 			if blocks > 0 && !loops[0] && !loops[blocks-1] {
 				out = Cat(out, 0x02, 0x40, value(), 0x0e, 2, 0, 1, blocks, 0x0b)
 			}
+		case 12: // vectors: two splats, an operation, a shuffle with what is in memory, a lane
+			ops := [][]byte{U(0xae), U(0xb1), U(0xb5), U(0x51), U(0x4e)}
+			lanes := make([]byte, 16)
+			for i := range lanes {
+				lanes[i] = byte(rng.IntN(32))
+			}
+			out = Cat(out, value(), 0xfd, 0x11, value(), 0xfd, 0x11, 0xfd, ops[rng.IntN(len(ops))],
+				value(), Const(0xffff), 0x71, 0xfd, 0, 4, 8, 0xfd, 0x0d, lanes, 0xfd, 0x1b, rng.IntN(4), 0x21, 3)
+		case 13:
+			out = Cat(out, value(), Const(0xffff), 0x71, value(), 0xfd, 0x11, 0xfd, 0x0b, 4, 3)
+		case 14: // a loop with two parameters, of the function's type
+			out = Cat(out, value(), value(), 0x03, 0, 0x6a, value(), value(), 0x20, 5, Const(1), 0x6b, 0x22, 5, Const(0), 0x4a, 0x0d, 0, 0x1a, 0x1a, 0x0b, 0x21, 4)
 		default:
 			out = Cat(out, set())
 		}

@@ -10,7 +10,6 @@ type due struct {
 // closing is a block on the way from its end to its beginning.
 type closing struct {
 	label  due // at its label
-	loop   bool
 	other  due // at the beginning of its else
 	second int // the point that ends the first segment of its else, 0 = it has none
 }
@@ -29,7 +28,7 @@ func (f *metered) charges() {
 			case p.last:
 				next = due{}
 			case p.loop:
-				f.closings = append(f.closings, closing{loop: true})
+				f.closings = append(f.closings, closing{})
 			default:
 				if p.unpaid {
 					f.points[i+1].charge, next.units = next.units, 0
@@ -46,23 +45,17 @@ func (f *metered) charges() {
 			f.closings = f.closings[:top]
 		case opIf:
 			if b := f.closings[top]; b.second == 0 {
-				next = f.branches(b.label, next, i+1, slack)
+				next = f.part(b.label, next, i+1)
+			} else if b.other.units < next.units || next.doomed {
+				next = f.part(b.other, next, i+1)
 			} else {
-				next = f.arms(next, i+1, b.other, b.second)
+				next = f.part(next, b.other, b.second)
 			}
 			f.closings = f.closings[:top]
 		case opBr:
-			next = f.target(p.index).label
+			next = f.target(p.index)
 		case opBrIf:
-			b := f.target(p.index)
-			switch {
-			case b.loop:
-				next = f.branches(b.label, next, i+1, 0)
-			case p.exits:
-				next = f.branches(b.label, next, i+1, exitSlack)
-			default:
-				next = f.branches(b.label, next, i+1, slack)
-			}
+			next = f.part(f.target(p.index), next, i+1)
 		case opBrTable, opReturn:
 			next = due{}
 		case opUnreachable:
@@ -75,35 +68,23 @@ func (f *metered) charges() {
 	f.points[0].charge = next.units
 }
 
-// target returns the block of a label.
-func (f *metered) target(i uint32) closing {
+// target returns what is due at a label; at those of loops and of the function, nothing is.
+func (f *metered) target(i uint32) due {
 	if at := len(f.closings) - 1 - int(i); at >= 0 {
-		return f.closings[at]
+		return f.closings[at].label
 	}
-	return closing{} // the function
+	return due{}
 }
 
-// branches returns what is due before a branch to a place where nothing can be paid, and sets what is paid
-// after it, if it is not taken.
-func (f *metered) branches(taken, passed due, at int, slack int64) due {
-	switch more := passed.units - taken.units; {
-	case passed.doomed:
-		return taken
-	case taken.doomed:
-		return passed
-	case more > slack || -more > slack:
-		f.points[at].charge = more
-		return taken
-	case more > 0:
-		return passed
+// part returns what is due where two ways part. On the one nothing can be paid, so that this is what is due;
+// the difference is paid where the other begins.
+func (f *metered) part(one, other due, at int) due {
+	switch {
+	case other.doomed:
+		return one
+	case one.doomed:
+		return other
 	}
-	return taken
-}
-
-// arms returns what is due before an if with an else, and sets what is paid in the dearer arm.
-func (f *metered) arms(a due, first int, b due, second int) due {
-	if b.units < a.units || a.doomed {
-		return f.branches(b, a, first, slack)
-	}
-	return f.branches(a, b, second, slack)
+	f.points[at].charge = other.units - one.units
+	return one
 }

@@ -7,10 +7,8 @@ const (
 	costGrow        = 1024 // memory.grow: the host is asked
 	bulkShift       = 3    // bulk operations cost one unit for 1<<bulkShift bytes or entries
 
-	flushAt   = 1000 // units that a loop may add up before it pays
-	slack     = 12   // a way that costs up to that much less than the other pays for the other
-	exitSlack = 64   // the same for leaving a loop in the middle of a turn
-	freeLeaf  = 64   // what a function without loops and calls may cost that does not look whether there is fuel
+	flushAt  = 1000 // units that a loop may add up before it pays
+	freeLeaf = 64   // what a function without loops and calls may cost that does not look whether there is fuel
 )
 
 // The depth counter: what all open calls together may weigh. A unit stands for at most 8 KiB of the

@@ -46,7 +46,8 @@ func (w *rewriter) code() encoder {
 		size := w.u32()
 		w.end = w.pos + int(size)
 		f := metered{rewriter: w, typ: w.types[w.funcs[w.imported+i]], out: body[:0]}
-		body = f.rewrite()
+		f.read()
+		body = f.write()
 		out.u32(uint32(len(body)))
 		out = append(out, body...)
 		w.end = sectionEnd
@@ -116,49 +117,54 @@ func (w *rewriter) refillIfNone(e *encoder) {
 type metered struct {
 	*rewriter
 	typ    FuncType
-	locals uint32 // parameters and locals that it had; the next is the sum of what it spends in loops
 	out    encoder
+	copied int // up to where the input is in out
 
-	spent  uint32 // the local with the sum, if it has loops
-	length uint32 // the local for the length of a bulk operation, if it has one
-	copied int    // up to where the input is in out
-	loops  bool   // it has loops
-	calls  bool   // it calls functions that are defined
-	leaves bool   // it is left by other ways than its end
-	bulks  bool   // it has bulk operations
+	size     int    // of its body
+	locals   uint32 // parameters and locals that it had
+	groups   uint32 // how many groups of locals are declared
+	declared []byte // the groups
+	cost     int64  // of all its instructions
+	loops    bool   // it has loops
+	calls    bool   // it calls functions that are defined
+	leaves   bool   // it is left by other ways than its end
+	bulks    bool   // it has bulk operations
+	sum      uint32 // the local with the sum, if it has loops
+	lengths  uint32 // the local for the length of a bulk operation, if it has one
 }
 
-// rewrite appends the function to out and returns it. The reader is at its locals, and then behind it.
-func (f *metered) rewrite() encoder {
-	size := f.left()
+// read reads the function and decides what is paid where. The reader is at its locals, and then behind it.
+func (f *metered) read() {
+	f.size = f.left()
 	f.locals = uint32(len(f.typ.Params))
-	groups := f.u32()
+	f.groups = f.u32()
 	at := f.pos
-	for range groups {
+	for range f.groups {
 		f.locals += f.u32()
 		f.pos++
 	}
-	declared := f.b[at:f.pos]
+	f.declared = f.b[at:f.pos]
 	f.copied = f.pos
-	total := f.scan()
+	f.cost = f.scan()
 	f.charges()
+}
 
+// write appends the function to out and returns it.
+func (f *metered) write() encoder {
 	added := encoder{}
 	if f.loops {
-		f.spent = f.locals
+		f.sum = f.locals
 		added = append(added, 1, byte(I64))
-		groups++
 	}
 	if f.bulks {
-		f.length = f.locals + uint32(len(added)/2)
+		f.lengths = f.locals + uint32(len(added)/2)
 		added = append(added, 1, byte(I32))
-		groups++
 	}
-	f.out.u32(groups)
-	f.out = append(append(f.out, declared...), added...)
+	f.out.u32(f.groups + uint32(len(added)/2))
+	f.out = append(append(f.out, f.declared...), added...)
 
-	load := weight(uint64(f.locals), size)
-	around := f.begin(load, f.calls || f.loops || total > freeLeaf)
+	load := weight(uint64(f.locals), f.size)
+	around := f.begin(load)
 	f.emit(around > 0)
 	if around == 2 {
 		f.out = append(f.out, opElse)
@@ -169,7 +175,7 @@ func (f *metered) rewrite() encoder {
 		f.out = append(f.out, opEnd)
 	}
 	if f.loops {
-		f.pay(&f.out, func() { f.out.op(opLocalGet, f.spent) })
+		f.pay(&f.out, func() { f.out.op(opLocalGet, f.sum) })
 	}
 	if f.calls {
 		f.change(&f.out, f.depth, opI64Add, func() { f.out.constant(opI64Const, load) })
@@ -180,18 +186,20 @@ func (f *metered) rewrite() encoder {
 // begin pays for the first instructions, takes from the depth, and sees whether either is used up. It returns
 // how many blocks it opened around the rest. Branches to the function's own label end the innermost, without a
 // change to their index, and so do returns.
-func (f *metered) begin(load int64, check bool) (around int) {
-	if first := f.points[0].charge; f.loops {
+func (f *metered) begin(load int64) (around int) {
+	switch first := f.points[0].charge; {
+	case first == 0:
+	case f.loops:
 		f.out.constant(opI64Const, first)
-		f.out.op(opLocalSet, f.spent)
-	} else {
-		f.pay(&f.out, func() { f.out.constant(opI64Const, first) })
+		f.out.op(opLocalSet, f.sum)
+	default:
+		f.spend(first)
 	}
 	if f.calls {
 		f.change(&f.out, f.depth, opI64Sub, func() { f.out.constant(opI64Const, load) })
 	}
 	switch {
-	case !check:
+	case !f.loops && !f.calls && f.cost <= freeLeaf:
 		return 0
 	case f.loops:
 		f.look(opI64LtS)
@@ -298,8 +306,8 @@ func (f *metered) emit(wrapped bool) {
 			f.copied = p.next
 		case opPrefixFC: // the length is on top of the stack
 			f.copyTo(p.at)
-			f.out.op(opLocalTee, f.length)
-			f.out.op(opLocalGet, f.length)
+			f.out.op(opLocalTee, f.lengths)
+			f.out.op(opLocalGet, f.lengths)
 			f.out.op(opCall, f.bulk)
 		}
 	}
@@ -308,7 +316,7 @@ func (f *metered) emit(wrapped bool) {
 // guard begins a turn of a loop. An innermost loop has its body in the first arm of an if: the engine lays
 // out a loop that meets no join on its way, and the flush, by which rest begins the turn again, behind it.
 func (f *metered) guard(p *point) {
-	f.out.op(opLocalGet, f.spent)
+	f.out.op(opLocalGet, f.sum)
 	f.out.constant(opI64Const, flushAt)
 	if p.inner {
 		f.out = append(f.out, opI64LeS, opIf)
@@ -329,10 +337,10 @@ func (f *metered) again() {
 }
 
 func (f *metered) flushSum() {
-	f.out.op(opLocalGet, f.spent)
+	f.out.op(opLocalGet, f.sum)
 	f.out.op(opCall, f.flush)
 	f.out.constant(opI64Const, 0)
-	f.out.op(opLocalSet, f.spent)
+	f.out.op(opLocalSet, f.sum)
 }
 
 // spend adds to what was spent.
@@ -341,10 +349,10 @@ func (f *metered) spend(n int64) {
 		f.pay(&f.out, func() { f.out.constant(opI64Const, n) })
 		return
 	}
-	f.out.op(opLocalGet, f.spent)
+	f.out.op(opLocalGet, f.sum)
 	f.out.constant(opI64Const, n)
 	f.out = append(f.out, opI64Add)
-	f.out.op(opLocalSet, f.spent)
+	f.out.op(opLocalSet, f.sum)
 }
 
 // copyTo copies the input up to a place.

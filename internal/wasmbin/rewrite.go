@@ -13,7 +13,7 @@ const RewriterVersion = 3
 // may use these names itself.
 const (
 	HostModule = "perigee"
-	Refill     = "refill"   // (i64) -> i64: takes the fuel that is left, below zero, and returns what there is from now on
+	Refill     = "refill"   // (i64) -> i64: takes the fuel that is left, below zero, and returns what there is from now on, above zero
 	TooDeep    = "too_deep" // () -> (): the guest's calls are nested too deeply; it must not return
 
 	FuelGlobal  = "perigee:fuel"  // mutable i64, 0 at first
@@ -47,11 +47,15 @@ func (r *Rewritten) Restorable() bool {
 
 // Rewrite checks a module and makes it meter itself:
 //
-//   - Fuel. Each instruction costs a unit (cost.go). A function adds up what it spends in a local, one
-//     addition per basic block, and takes it from the global FuelGlobal when it returns, and in a loop
-//     once a thousand units have come together. Bulk operations pay for their length beforehand. A global
-//     below zero calls Refill. So between two calls of Refill a guest runs no longer than what it was
-//     given, some thousand units for each call that is open, and one function body.
+//   - Fuel. Each instruction costs a unit (cost.go). What is paid is what the path costs that is taken, but
+//     for paths that end in a trap; where it is paid is decided by charge.go: not in each basic block, but at
+//     the beginning of a function and of a turn of a loop, and where ways of different cost part. A function
+//     with loops adds up in a local, and takes that from the global FuelGlobal when it returns, and in a loop
+//     once a thousand units have come together; others take from the global at once. Bulk operations pay for
+//     their length beforehand. Functions that find the global below zero when they begin, and loops when they
+//     pay, call Refill; small functions without loops and calls leave that to who calls them. So between two
+//     calls of Refill a guest runs no longer than what it was given, some thousand units for each call that is
+//     open, and one function body.
 //   - Depth. A function that calls others takes its weight, by the size of its frame, from a counter as
 //     long as it runs; TooDeep is called when nothing is left. A trap leaves the counter wrong: it is part of State.
 //   - Image. Active data segments become Image. They are left behind as empty passive segments, which is
@@ -75,12 +79,7 @@ func Rewrite(b []byte) (out *Rewritten, err error) {
 		_, err := Check(b) // says what it is instead
 		return nil, err
 	}
-	c := checker{reader: reader{b: b, pos: 8, end: len(b)}}
-	c.sections()
-	w := rewriter{checker: c, extraTypes: map[string]uint32{}}
-	w.result = Rewritten{Module: &w.out}
-	w.split()
-	w.plan()
+	w := newRewriter(b)
 	w.write()
 	return &w.result, nil
 }
@@ -101,6 +100,17 @@ type rewriter struct {
 	points   []point
 	opened   []opened
 	closings []closing
+}
+
+// newRewriter checks a module.
+func newRewriter(b []byte) *rewriter {
+	c := checker{reader: reader{b: b, pos: 8, end: len(b)}}
+	c.sections()
+	w := &rewriter{checker: c, extraTypes: map[string]uint32{}}
+	w.result = Rewritten{Module: &w.out}
+	w.split()
+	w.plan()
+	return w
 }
 
 // split finds the sections.

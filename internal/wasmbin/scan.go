@@ -9,7 +9,6 @@ type point struct {
 	cost     int64  // of the segment
 	charge   int64  // what is paid when the segment begins
 	inner    bool   // a loop without loops in it
-	exits    bool   // a branch out of a loop
 	loop     bool   // an end: of a loop
 	unpaid   bool   // an end: nobody who comes here has paid for what follows
 	last     bool   // an end: of the function
@@ -62,7 +61,7 @@ func (f *metered) step(p *point) (cost int64, found bool) {
 		return 0, true
 	case label:
 		p.index = f.u32()
-		p.exits = f.branch(p.index, false)
+		f.branch(p.index, false)
 		return costInstruction, true
 	case brTable:
 		for n := f.u32() + 1; n > 0; n-- {
@@ -129,21 +128,16 @@ func (f *metered) close(p *point) {
 	p.unpaid = b.unpaid && !p.loop
 }
 
-// branch notes a branch to a label and reports whether it leaves a loop.
-func (f *metered) branch(i uint32, table bool) (exits bool) {
+// branch notes a branch to a label, by a table or not. What follows the label is not paid before a branch by
+// a table, which has too many ways, nor in each turn of a loop that is left once.
+func (f *metered) branch(i uint32, table bool) {
 	top := len(f.opened) - 1
-	loops := 0
-	if top >= 0 {
-		loops = f.opened[top].loops
-	}
 	if int(i) > top {
 		f.leaves = true
-		return loops > 0
+		return
 	}
 	b := &f.opened[top-int(i)]
-	exits = b.loops < loops
-	b.unpaid = b.unpaid || table || exits
-	return exits
+	b.unpaid = b.unpaid || table || b.loops < f.opened[top].loops
 }
 
 // prefixed reads an instruction after 0xfc and reports whether it works on a length.
