@@ -35,7 +35,7 @@ func writer(parts int) []byte {
 	m.Memory(1, 1)
 	var body []byte
 	for range parts {
-		body = Cat(body, Const(1), Const(0), Const(60_000), Call(write), Const(3), Const(4), 0x6a, drop)
+		body = Cat(body, Const(1), Const(0), Const(60_000), Call(write), Const(100), 0x21, 0, Loop(0x20, 0, Const(1), 0x6b, 0x22, 0, 0x0d, 0))
 	}
 	handler(&m, body, Const64(0))
 	return m.Bytes()

@@ -104,7 +104,11 @@ func (q *request) run(ctx context.Context, next http.Handler) error {
 		}
 	}
 	q.init = time.Since(q.started)
-	if err := q.rev.program.serve(ctx, q, next); err != nil {
+	err := q.rev.program.serve(ctx, q, next)
+	if err == nil {
+		err = i.CheckFuel()
+	}
+	if err != nil {
 		return q.diagnose(ctx, err, "")
 	}
 	q.served = true

@@ -90,6 +90,15 @@ func (i *Instance) Fuel() uint64 {
 	return uint64(i.granted - int64(i.fuel.Get()))
 }
 
+// CheckFuel returns ErrFuel if the guest has used more than its limit. It is for after a call: guests notice
+// only from time to time that they have used up what they were given.
+func (i *Instance) CheckFuel() error {
+	if i.limit > 0 && i.Fuel() > uint64(i.limit) {
+		return ErrFuel
+	}
+	return nil
+}
+
 // instantiateMeter makes the host module that rewritten guests import.
 func instantiateMeter(ctx context.Context, r wazero.Runtime) error {
 	i64 := []api.ValueType{api.ValueTypeI64}

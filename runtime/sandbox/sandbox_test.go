@@ -65,6 +65,9 @@ func run(ctx context.Context, mod *sandbox.Module, fuel uint64, export string, a
 		return 0, 0, err
 	}
 	out, err := i.Function(export).Call(ctx, args...)
+	if err == nil {
+		err = i.CheckFuel()
+	}
 	if err != nil {
 		return 0, i.Fuel(), err
 	}
