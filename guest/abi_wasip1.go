@@ -108,8 +108,11 @@ func texts(get func(buf unsafe.Pointer, limit uint32) uint64) []string {
 		count = int(n >> 32)
 		return uint32(n)
 	})
-	if count == 0 {
+	switch count {
+	case 0:
 		return nil
+	case 1:
+		return []string{all[:len(all)-1]}
 	}
 	return strings.SplitN(strings.TrimSuffix(all, "\x00"), "\x00", count)
 }
@@ -132,7 +135,7 @@ func readFields(kind uint32) http.Header {
 	})
 	h := make(http.Header, len(names))
 	for _, name := range names {
-		h[http.CanonicalHeaderKey(name)] = texts(func(buf unsafe.Pointer, limit uint32) uint64 {
+		h[canonical(name)] = texts(func(buf unsafe.Pointer, limit uint32) uint64 {
 			return getHeaderValues(kind, stringPointer(name), uint32(len(name)), buf, limit)
 		})
 	}

@@ -15,6 +15,32 @@ type head struct {
 	header                         http.Header // with Host, canonical names
 }
 
+// first returns the first of the values of a field, as http.Header's Get does for canonical names.
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
+}
+
+// canonicals has the canonical forms of names that this module has met: mostly before its image was made.
+var canonicals = map[string]string{}
+
+// maxCanonicals bounds them in an instance that is not made anew for each request.
+const maxCanonicals = 1000
+
+// canonical is http.CanonicalHeaderKey, which is dear.
+func canonical(name string) string {
+	c, ok := canonicals[name]
+	if !ok {
+		c = http.CanonicalHeaderKey(name)
+		if len(canonicals) < maxCanonicals {
+			canonicals[strings.Clone(name)] = c
+		}
+	}
+	return c
+}
+
 // newRequest makes the request that the handler sees. body is read only when the request says that
 // it has one.
 func newRequest(h head, body io.ReadCloser) (*http.Request, error) {
@@ -29,11 +55,11 @@ func newRequest(h head, body io.ReadCloser) (*http.Request, error) {
 		ProtoMajor: 1,
 		ProtoMinor: 1,
 		Header:     h.header,
-		Host:       h.header.Get("Host"),
+		Host:       first(h.header["Host"]),
 		RequestURI: h.uri,
 		RemoteAddr: h.remoteAddr,
 	}
-	r.Header.Del("Host") // as net/http does: it is in r.Host
+	delete(r.Header, "Host") // as net/http does: it is in r.Host
 	if major, minor, ok := http.ParseHTTPVersion(h.proto); ok {
 		r.ProtoMajor, r.ProtoMinor = major, minor
 	}
@@ -46,15 +72,15 @@ func newRequest(h head, body io.ReadCloser) (*http.Request, error) {
 
 // bodyLength returns what net/http's server would: the length, 0 for no body, -1 for unknown.
 func bodyLength(r *http.Request) int64 {
-	if s := r.Header.Get("Content-Length"); s != "" {
+	if s := first(r.Header["Content-Length"]); s != "" {
 		if n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64); err == nil && n >= 0 {
 			return n
 		}
 		return -1
 	}
-	if te := r.Header.Get("Transfer-Encoding"); te != "" {
+	if te := first(r.Header["Transfer-Encoding"]); te != "" {
 		r.TransferEncoding = []string{"chunked"}
-		r.Header.Del("Transfer-Encoding")
+		delete(r.Header, "Transfer-Encoding")
 		return -1
 	}
 	switch r.Method {

@@ -149,16 +149,16 @@ func (w *response) drain() {
 	w.buf = w.buf[:0]
 }
 
-// sendHead sends status and headers once. first is the beginning of the body, from which a missing
+// sendHead sends status and headers once. piece is the beginning of the body, from which a missing
 // Content-Type is guessed.
-func (w *response) sendHead(first []byte) {
+func (w *response) sendHead(piece []byte) {
 	if w.sent {
 		return
 	}
 	w.sent = true
 	_, typed := w.header["Content-Type"]
-	if !typed && len(first) > 0 && w.header.Get("Content-Encoding") == "" {
-		w.header.Set("Content-Type", http.DetectContentType(first))
+	if !typed && len(piece) > 0 && first(w.header["Content-Encoding"]) == "" {
+		w.header["Content-Type"] = []string{contentType(piece)}
 	}
 	w.out.head(w.status, w.header)
 }

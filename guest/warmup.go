@@ -57,7 +57,7 @@ func rehearse() {
 func madeUp() head {
 	h := head{method: "GET", uri: "/made/up?query=1", proto: "HTTP/1.1", remoteAddr: "192.0.2.1:1", header: http.Header{}}
 	for name := range strings.SplitSeq("host user-agent accept accept-encoding perigee-region perigee-entry-region perigee-request-id x-forwarded-for x-forwarded-host x-forwarded-proto x-made-up", " ") {
-		h.header[http.CanonicalHeaderKey(name)] = strings.Split("made-up.invalid", "\x00")
+		h.header[canonical(name)] = strings.Split("made-up.invalid", "\x00")
 	}
 	return h
 }
