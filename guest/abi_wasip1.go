@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"io"
 	"maps"
 	"net/http"
@@ -86,35 +87,34 @@ const (
 	featureTrailers       = 4
 )
 
-// scratch takes texts from the host. A module runs on one thread and every user copies out of it
-// before anything else can run.
-var scratch = make([]byte, 4<<10)
+// What takes texts from the host. A module runs on one thread, and every user copies out of them before
+// anything else can run.
+var (
+	scratch  = make([]byte, 4<<10)
+	names    []byte // of the fields that are being read, each with a NUL behind it
+	gathered []byte // their values, likewise
+	counts   []int  // how many values each has
+)
 
-// text calls get, with a larger buffer if the text did not fit.
-func text(get func(buf unsafe.Pointer, limit uint32) uint32) string {
+// take calls get, with a larger scratch if the text did not fit, and returns what it left there.
+func take(get func(buf unsafe.Pointer, limit uint32) uint32) []byte {
 	n := get(unsafe.Pointer(unsafe.SliceData(scratch)), uint32(len(scratch)))
 	if int(n) > len(scratch) {
 		scratch = make([]byte, n)
 		n = get(unsafe.Pointer(unsafe.SliceData(scratch)), n)
 	}
-	return string(scratch[:n])
+	return scratch[:n]
 }
 
-// texts is text for functions that return NUL-terminated strings and count<<32|length.
-func texts(get func(buf unsafe.Pointer, limit uint32) uint64) []string {
-	var count int
-	all := text(func(buf unsafe.Pointer, limit uint32) uint32 {
-		n := get(buf, limit)
-		count = int(n >> 32)
-		return uint32(n)
-	})
-	switch count {
-	case 0:
-		return nil
-	case 1:
-		return []string{all[:len(all)-1]}
+// text is take for what has to last. Words that are met often are not copied.
+func text(get func(buf unsafe.Pointer, limit uint32) uint32) string {
+	b := take(get)
+	for _, word := range [...]string{"GET", "HTTP/1.1", "HTTP/2.0", "HTTP/3.0", "POST", "/"} {
+		if string(b) == word {
+			return word
+		}
 	}
-	return strings.SplitN(strings.TrimSuffix(all, "\x00"), "\x00", count)
+	return string(b)
 }
 
 func readHead() head {
@@ -128,16 +128,34 @@ func readHead() head {
 	return h
 }
 
-// readFields returns the fields of a kind.
+// readFields returns the fields of a kind. Their values share two pieces of memory.
 func readFields(kind uint32) http.Header {
-	names := texts(func(buf unsafe.Pointer, limit uint32) uint64 {
-		return getHeaderNames(kind, buf, limit)
-	})
-	h := make(http.Header, len(names))
-	for _, name := range names {
-		h[canonical(name)] = texts(func(buf unsafe.Pointer, limit uint32) uint64 {
-			return getHeaderValues(kind, stringPointer(name), uint32(len(name)), buf, limit)
-		})
+	names = append(names[:0], take(func(buf unsafe.Pointer, limit uint32) uint32 { return uint32(getHeaderNames(kind, buf, limit)) })...)
+	gathered, counts = gathered[:0], counts[:0]
+	total := 0
+	for rest := names; len(rest) > 0; {
+		name, after, _ := bytes.Cut(rest, []byte{0})
+		count := 0
+		gathered = append(gathered, take(func(buf unsafe.Pointer, limit uint32) uint32 {
+			n := getHeaderValues(kind, unsafe.Pointer(unsafe.SliceData(name)), uint32(len(name)), buf, limit)
+			count = int(n >> 32)
+			return uint32(n)
+		})...)
+		counts, total = append(counts, count), total+count
+		rest = after
+	}
+	h := make(http.Header, len(counts))
+	all, values := string(gathered), make([]string, 0, total)
+	rest := names
+	for _, count := range counts {
+		name, after, _ := bytes.Cut(rest, []byte{0})
+		from := len(values)
+		for range count {
+			value, more, _ := strings.Cut(all, "\x00")
+			values, all = append(values, value), more
+		}
+		h[canonical(name)] = values[from:len(values):len(values)]
+		rest = after
 	}
 	return h
 }
@@ -160,7 +178,7 @@ type hostSink struct {
 	replace bool // there is a response of the next handler, which this one takes the place of
 }
 
-func (s *hostSink) head(status int, header http.Header) {
+func (s *hostSink) head(status int) {
 	if s.replace {
 		for _, kind := range []uint32{kindResponse, kindResponseTrailer} {
 			for name := range readFields(kind) {
@@ -170,10 +188,9 @@ func (s *hostSink) head(status int, header http.Header) {
 		writeBody(kindResponse, nil, 0)
 	}
 	setStatusCode(uint32(status))
-	for name, values := range header {
-		writeField(kindResponse, name, values)
-	}
 }
+
+func (*hostSink) field(name string, values []string) { writeField(kindResponse, name, values) }
 
 func (*hostSink) body(p []byte) {
 	writeBody(kindResponse, unsafe.Pointer(unsafe.SliceData(p)), uint32(len(p)))

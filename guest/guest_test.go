@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -20,8 +21,9 @@ type record struct {
 
 func (r *record) trailer(h http.Header) { r.after = h }
 
-func (r *record) head(status int, header http.Header) { r.status, r.header = status, header.Clone() }
-func (r *record) body(p []byte)                       { r.pieces = append(r.pieces, string(p)) }
+func (r *record) head(status int)                    { r.status, r.header = status, http.Header{} }
+func (r *record) field(name string, values []string) { r.header[name] = slices.Clone(values) }
+func (r *record) body(p []byte)                      { r.pieces = append(r.pieces, string(p)) }
 
 func serve(h http.HandlerFunc) *record {
 	var out record
@@ -106,7 +108,7 @@ func TestRequest(t *testing.T) {
 		"a bad length":        {"PUT", http.Header{"Content-Length": {"four"}}, -1},
 	} {
 		tc.header.Set("Host", "h.test")
-		r, err := newRequest(head{method: tc.method, uri: "/a%20b?c=d", proto: "HTTP/2.0", remoteAddr: "[::1]:80", header: tc.header}, body)
+		r, err := newRequest(t.Context(), head{method: tc.method, uri: "/a%20b?c=d", proto: "HTTP/2.0", remoteAddr: "[::1]:80", header: tc.header}, body)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -118,7 +120,7 @@ func TestRequest(t *testing.T) {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
-	if _, err := newRequest(head{method: "GET", uri: "no uri", header: http.Header{}}, body); err == nil {
+	if _, err := newRequest(t.Context(), head{method: "GET", uri: "no uri", header: http.Header{}}, body); err == nil {
 		t.Error("a bad URI was taken")
 	}
 }

@@ -79,7 +79,7 @@ func (nextHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic("guest: next was called outside of a request")
 	case p.asked:
 		panic("guest: next was called twice in one request")
-	case p.response.header != nil:
+	case p.response.status != 0:
 		panic("guest: next was called after the response had begun")
 	}
 	p.asked = true

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -30,12 +31,12 @@ var canonicals = map[string]string{}
 const maxCanonicals = 1000
 
 // canonical is http.CanonicalHeaderKey, which is dear.
-func canonical(name string) string {
-	c, ok := canonicals[name]
+func canonical(name []byte) string {
+	c, ok := canonicals[string(name)]
 	if !ok {
-		c = http.CanonicalHeaderKey(name)
+		c = http.CanonicalHeaderKey(string(name))
 		if len(canonicals) < maxCanonicals {
-			canonicals[strings.Clone(name)] = c
+			canonicals[string(name)] = c
 		}
 	}
 	return c
@@ -43,12 +44,12 @@ func canonical(name string) string {
 
 // newRequest makes the request that the handler sees. body is read only when the request says that
 // it has one.
-func newRequest(h head, body io.ReadCloser) (*http.Request, error) {
+func newRequest(ctx context.Context, h head, body io.ReadCloser) (*http.Request, error) {
 	u, err := url.ParseRequestURI(h.uri)
 	if err != nil {
 		return nil, fmt.Errorf("read request: %w", err)
 	}
-	r := &http.Request{
+	r := http.Request{
 		Method:     h.method,
 		URL:        u,
 		Proto:      h.proto,
@@ -63,11 +64,11 @@ func newRequest(h head, body io.ReadCloser) (*http.Request, error) {
 	if major, minor, ok := http.ParseHTTPVersion(h.proto); ok {
 		r.ProtoMajor, r.ProtoMinor = major, minor
 	}
-	r.ContentLength = bodyLength(r)
+	r.ContentLength = bodyLength(&r)
 	if r.Body = body; r.ContentLength == 0 {
 		r.Body = http.NoBody
 	}
-	return r, nil
+	return r.WithContext(ctx), nil
 }
 
 // bodyLength returns what net/http's server would: the length, 0 for no body, -1 for unknown.

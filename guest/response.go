@@ -10,8 +10,10 @@ import (
 
 // sink is where a response goes: the host, or a test.
 type sink interface {
-	// head is called once, before the first body.
-	head(status int, header http.Header)
+	// head is called once, before the first body, and then field for each of its fields. The type of the
+	// content may come as a field later, just before the first body.
+	head(status int)
+	field(name string, values []string)
 	// body takes the next piece; an empty one asks the host to send what it has.
 	body(p []byte)
 	// trailer is called last, if there are any.
@@ -26,40 +28,51 @@ const bufferSize = 4 << 10
 // the host are lengths and the Date.
 type response struct {
 	out    sink
-	live   http.Header // the handler's
-	header http.Header // a copy made by WriteHeader; nil before
-	status int
+	header http.Header // the handler's
+	status int         // 0 = not written yet
+	typed  bool        // the content has a type, or an encoding that hides it
 	buf    []byte
 
 	trailers []string // announced in the header Trailer
 
-	sent   bool // out has the head
+	begun  bool // out has some of the body, or will have none
 	passed bool // the next handler has answered instead
 }
 
+// spare is a buffer that no response has: nearly always the one of a module, which has one request at a
+// time.
+var spare []byte
+
 func newResponse(out sink) *response {
-	return &response{out: out, live: http.Header{}}
+	w := &response{out: out, header: http.Header{}, buf: spare}
+	spare = nil
+	return w
 }
 
 // Header returns the headers that the first WriteHeader or Write sends. Trailers are set in it as
 // net/http documents: announced in the header Trailer, or with http.TrailerPrefix.
-func (w *response) Header() http.Header { return w.live }
+func (w *response) Header() http.Header { return w.header }
 
 // WriteHeader fixes status and headers. Informational codes are ignored: the ABI can't carry them.
 func (w *response) WriteHeader(status int) {
 	if status < 100 || status > 999 {
 		panic(fmt.Sprintf("guest: invalid status code %d: use 200 to 599", status))
 	}
-	if w.header != nil || status < 200 {
+	if w.status != 0 || status < 200 {
 		return
 	}
-	w.status, w.header = status, make(http.Header, len(w.live)+1)
-	for name, values := range w.live {
-		if name != "Trailer" && !strings.HasPrefix(name, http.TrailerPrefix) {
-			w.header[name] = slices.Clone(values)
+	w.status = status
+	w.out.head(status)
+	for name, values := range w.header {
+		switch {
+		case name == "Trailer" || strings.HasPrefix(name, http.TrailerPrefix):
+			continue
+		case name == "Content-Type" || name == "Content-Encoding" && first(values) != "":
+			w.typed = true
 		}
+		w.out.field(name, values)
 	}
-	for _, line := range w.live["Trailer"] {
+	for _, line := range w.header["Trailer"] {
 		for name := range strings.SplitSeq(line, ",") {
 			w.trailers = append(w.trailers, http.CanonicalHeaderKey(strings.TrimSpace(name)))
 		}
@@ -85,8 +98,7 @@ func (w *response) Write(p []byte) (int, error) {
 		w.buf = append(w.buf, p...)
 		return len(p), nil
 	}
-	w.sendHead(p)
-	w.out.body(p)
+	w.send(p)
 	return len(p), nil
 }
 
@@ -100,7 +112,7 @@ func (w *response) Flush() {
 	}
 	w.WriteHeader(http.StatusOK)
 	w.drain()
-	w.sendHead(nil)
+	w.begun = true
 	w.out.body(nil)
 }
 
@@ -117,7 +129,7 @@ func (w *response) finish() {
 	}
 	w.WriteHeader(http.StatusOK)
 	w.drain()
-	w.sendHead(nil)
+	spare, w.buf = w.buf, nil
 	var trailer http.Header
 	add := func(name string, values []string) {
 		if trailer == nil {
@@ -125,7 +137,7 @@ func (w *response) finish() {
 		}
 		trailer[name] = values
 	}
-	for name, values := range w.live {
+	for name, values := range w.header {
 		if t, ok := strings.CutPrefix(name, http.TrailerPrefix); ok {
 			add(http.CanonicalHeaderKey(t), values)
 		} else if slices.Contains(w.trailers, name) {
@@ -144,21 +156,15 @@ func (w *response) drain() {
 	if len(w.buf) == 0 {
 		return
 	}
-	w.sendHead(w.buf)
-	w.out.body(w.buf)
+	w.send(w.buf)
 	w.buf = w.buf[:0]
 }
 
-// sendHead sends status and headers once. piece is the beginning of the body, from which a missing
-// Content-Type is guessed.
-func (w *response) sendHead(piece []byte) {
-	if w.sent {
-		return
+// send hands a piece of the body on. From the first one a missing Content-Type is guessed.
+func (w *response) send(piece []byte) {
+	if !w.begun && !w.typed && len(piece) > 0 {
+		w.out.field("Content-Type", []string{contentType(piece)})
 	}
-	w.sent = true
-	_, typed := w.header["Content-Type"]
-	if !typed && len(piece) > 0 && first(w.header["Content-Encoding"]) == "" {
-		w.header["Content-Type"] = []string{contentType(piece)}
-	}
-	w.out.head(w.status, w.header)
+	w.begun = true
+	w.out.body(piece)
 }

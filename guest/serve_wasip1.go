@@ -66,7 +66,8 @@ func handleRequest() uint64 {
 	}
 	generator = nil
 	body := &requestBody{}
-	r, err := newRequest(readHead(), body)
+	ctx, cancel := requestContext()
+	r, err := newRequest(ctx, readHead(), body)
 	if err != nil {
 		panic(err)
 	}
@@ -74,8 +75,6 @@ func handleRequest() uint64 {
 		body.trailer = http.Header{}
 		r.Trailer = body.trailer
 	}
-	ctx, cancel := requestContext()
-	r = r.WithContext(ctx)
 	w := newResponse(&hostSink{})
 	if wraps {
 		return begin(w, r, cancel)

@@ -38,12 +38,11 @@ const warmRounds = 4
 func rehearse() {
 	os.Getenv("PATH") // the first use copies the environment
 	for range warmRounds {
-		r, err := newRequest(madeUp(), http.NoBody)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		r, err := newRequest(ctx, madeUp(), http.NoBody)
 		if err != nil {
 			panic(err)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		r = r.WithContext(ctx)
 		w := newResponse(noSink{})
 		fmt.Fprintf(w, "%s %s\n", r.Method, r.URL.Path)
 		_, _ = io.Copy(w, r.Body)
@@ -57,7 +56,7 @@ func rehearse() {
 func madeUp() head {
 	h := head{method: "GET", uri: "/made/up?query=1", proto: "HTTP/1.1", remoteAddr: "192.0.2.1:1", header: http.Header{}}
 	for name := range strings.SplitSeq("host user-agent accept accept-encoding perigee-region perigee-entry-region perigee-request-id x-forwarded-for x-forwarded-host x-forwarded-proto x-made-up", " ") {
-		h.header[canonical(name)] = strings.Split("made-up.invalid", "\x00")
+		h.header[canonical([]byte(name))] = strings.Split("made-up.invalid", "\x00")
 	}
 	return h
 }
@@ -65,6 +64,7 @@ func madeUp() head {
 // noSink takes a response for nobody.
 type noSink struct{}
 
-func (noSink) head(int, http.Header) {}
-func (noSink) body([]byte)           {}
-func (noSink) trailer(http.Header)   {}
+func (noSink) head(int)               {}
+func (noSink) field(string, []string) {}
+func (noSink) body([]byte)            {}
+func (noSink) trailer(http.Header)    {}
