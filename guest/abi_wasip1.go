@@ -91,9 +91,9 @@ const (
 // anything else can run.
 var (
 	scratch  = make([]byte, 4<<10)
-	names    []byte // of the fields that are being read, each with a NUL behind it
-	gathered []byte // their values, likewise
-	counts   []int  // how many values each has
+	names    = make([]byte, 0, 1<<10) // of the fields that are being read, each with a NUL behind it
+	gathered = make([]byte, 0, 4<<10) // their values, likewise
+	counts   = make([]int, 0, 64)     // how many values each has
 )
 
 // take calls get, with a larger scratch if the text did not fit, and returns what it left there.
