@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+WASMTIME    := github.com/bytecodealliance/wasmtime-go/v39
+WIZER       := @bytecodealliance/wizer@11.0.3
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 PORT     ?= 8443
@@ -12,7 +14,7 @@ export CGO_ENABLED ?= 0
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: bin/perigee ## build bin/perigee
@@ -67,6 +69,12 @@ fuzz: ## every fuzz target for FUZZTIME each
 .PHONY: bench
 bench: bin/perigee ## figures of a whole cluster, as "name value" lines; docs/bench.md explains them
 	go run ./internal/fleet/bench
+
+.PHONY: bench-runtime
+bench-runtime: ## the runtime beside other engines and a bare server (needs a C compiler, npm and wrk; Linux)
+	npm install --prefix bench --no-save --no-audit --no-fund $(WIZER)
+	cd bench && lib=$$(go list -m -f '{{.Dir}}' $(WASMTIME))/build && CGO_ENABLED=1 CGO_CFLAGS="-O2 -I$$lib/include" \
+		CGO_LDFLAGS="-L$$lib/linux-$$(uname -m) -lwasmtime -lm -ldl -pthread" go build -o ../bin/bench . && ../bin/bench $(BENCH)
 
 .PHONY: cross
 cross: ## build for every system we support

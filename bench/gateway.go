@@ -111,7 +111,7 @@ func serveBare() error {
 }
 
 // servePerigee runs a node with examples/hello until it is killed.
-func servePerigee(ctx context.Context) error {
+func servePerigee(ctx context.Context, cacheDir string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err

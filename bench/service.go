@@ -24,26 +24,7 @@ import (
 	"github.com/perigee-edge/perigee/runtime"
 )
 
-// service prints what package runtime makes of the engine: neighbours of endless loops, bursts, idle
-// revisions and the way back from the cache.
-func service(ctx context.Context, out io.Writer) error {
-	hello, err := buildGo("../examples/hello")
-	if err != nil {
-		return err
-	}
-	wait, err := buildGo("./guests/wait")
-	if err != nil {
-		return err
-	}
-	for _, measure := range []func(context.Context, io.Writer, *runtime.Runtime, []byte) error{spin, reload, idle} {
-		if err := withRuntime(ctx, runtime.Config{}, func(r *runtime.Runtime) error { return measure(ctx, out, r, hello) }); err != nil {
-			return err
-		}
-	}
-	return withRuntime(ctx, runtime.Config{MemoryBudget: 4 * perigee.GiB}, func(r *runtime.Runtime) error { return burst(ctx, out, r, wait) })
-}
-
-// cacheDir has the compiled code of all measurements; set by main.
+// cacheDir has the compiled code of all measurements; set by run.
 var cacheDir string
 
 func withRuntime(ctx context.Context, c runtime.Config, f func(*runtime.Runtime) error) error {
@@ -89,7 +70,15 @@ const (
 
 // spin keeps sixteen endless loops running, each with a deadline, and measures how late they end, how a
 // neighbour fares, and how long the collector waits to stop the world.
-func spin(ctx context.Context, out io.Writer, r *runtime.Runtime, hello []byte) error {
+func spin(ctx context.Context, out io.Writer) error {
+	hello, err := buildGo("../examples/hello")
+	if err != nil {
+		return err
+	}
+	return withRuntime(ctx, runtime.Config{}, func(r *runtime.Runtime) error { return spinIn(ctx, out, r, hello) })
+}
+
+func spinIn(ctx context.Context, out io.Writer, r *runtime.Runtime, hello []byte) error {
 	if err := load(ctx, r, "loop", looping(), spinDeadline); err != nil {
 		return err
 	}
@@ -155,7 +144,11 @@ func maxSince(before, after *metrics.Float64Histogram) float64 {
 }
 
 // reload measures the first request of a revision whose code was unmapped.
-func reload(ctx context.Context, out io.Writer, r *runtime.Runtime, hello []byte) error {
+func reload(ctx context.Context, out io.Writer) error {
+	hello, err := buildGo("../examples/hello")
+	if err != nil {
+		return err
+	}
 	return withRuntime(ctx, runtime.Config{CodeMemory: 1}, func(r *runtime.Runtime) error { // only one is awake
 		for _, id := range []perigee.RevisionID{"a", "b"} {
 			if err := load(ctx, r, id, hello, 0); err != nil {
@@ -181,7 +174,15 @@ const idleRevisions = 50
 
 // idle measures what a loaded revision takes that nobody asks: anonymous and shared memory of the process,
 // without its machine code, which is counted apart.
-func idle(ctx context.Context, out io.Writer, r *runtime.Runtime, hello []byte) error {
+func idle(ctx context.Context, out io.Writer) error {
+	hello, err := buildGo("../examples/hello")
+	if err != nil {
+		return err
+	}
+	return withRuntime(ctx, runtime.Config{}, func(r *runtime.Runtime) error { return idleIn(ctx, out, r, hello) })
+}
+
+func idleIn(ctx context.Context, out io.Writer, r *runtime.Runtime, hello []byte) error {
 	if err := load(ctx, r, "first", hello, 0); err != nil {
 		return err
 	}
@@ -252,7 +253,15 @@ func shmem() (int, error) {
 }
 
 // burst asks a function 200 times at once, of which no instance is there, several times.
-func burst(ctx context.Context, out io.Writer, r *runtime.Runtime, wait []byte) error {
+func burst(ctx context.Context, out io.Writer) error {
+	wait, err := buildGo("./guests/wait")
+	if err != nil {
+		return err
+	}
+	return withRuntime(ctx, runtime.Config{MemoryBudget: 4 * perigee.GiB}, func(r *runtime.Runtime) error { return burstIn(ctx, out, r, wait) })
+}
+
+func burstIn(ctx context.Context, out io.Writer, r *runtime.Runtime, wait []byte) error {
 	const requests, rounds = 200, 5
 	if err := load(ctx, r, "wait", wait, 0); err != nil {
 		return err

@@ -3,8 +3,11 @@ package runtime
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -70,20 +73,32 @@ func (r *Runtime) wake(ctx context.Context, rev *revision) error {
 		return err
 	}
 	defer done()
-	_, err = r.readReceipt(rev.receipt.Module)
-	var wasm []byte
-	if err == nil {
-		wasm, err = r.keptModule(rev.receipt)
-	}
-	if err != nil {
+	if err := r.mapAgain(ctx, rev); err != nil {
 		r.Unload(rev.id)
-		rev.logger.Warn("compiled code is gone from the cache", "err", err)
+		rev.logger.Warn("compiled code can't be mapped again", "err", err)
 		return fmt.Errorf("map the code again: %w", ErrNotLoaded)
-	}
-	if err := rev.module.Wake(ctx, wasm); err != nil {
-		return err
 	}
 	rev.asleep.Store(false)
 	r.config.Metrics.loadSeconds.Observe(time.Since(start).Seconds())
 	return nil
+}
+
+// mapAgain maps the code and verifies meanwhile that it is what was compiled: mapping does not run it.
+func (r *Runtime) mapAgain(ctx context.Context, rev *revision) error {
+	wasm, err := r.keptModule(rev.receipt)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(r.codeName(rev.receipt)); err != nil || info.Size() != int64(rev.receipt.Size) {
+		return fmt.Errorf("compiled code %s is missing or cut", rev.receipt.Entry) // the engine would compile anew
+	}
+	var damaged error
+	var verify sync.WaitGroup
+	verify.Go(func() { _, damaged = r.readReceipt(rev.receipt.Module) })
+	err = rev.module.Wake(ctx, wasm)
+	verify.Wait()
+	if err == nil && damaged != nil {
+		rev.module.Sleep()
+	}
+	return errors.Join(err, damaged)
 }
