@@ -100,9 +100,13 @@ func (n *Node) starting(v *perigee.View) error {
 		return errors.New("no other node has the same state yet")
 	}
 	plans := n.plans.at(v)
+	var shown map[perigee.RevisionID]perigee.Warmth // in the View, by which requests are routed
+	if self := v.Observed.Nodes[n.ID()]; self != nil {
+		shown = self.Revisions
+	}
 	for name, fn := range v.Desired.Functions {
 		id := fn.Live.ID
-		if want := wanted(plans.of(fn), n.ID()); n.rep.warmth(id) < want && n.rep.lastError(id) == nil {
+		if want := wanted(plans.of(fn), n.ID()); shown[id] < want && n.rep.lastError(id) == nil {
 			return fmt.Errorf("function %s is not %s here yet", name, want)
 		}
 	}

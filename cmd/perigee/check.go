@@ -31,9 +31,9 @@ type checked struct {
 func newCheck(t *target) *cobra.Command {
 	return &cobra.Command{
 		Use: "check [DIR|FILE…]", Short: "Look at a function offline: manifest, Wasm, placement",
-		Long: "Check needs no cluster, builds nothing and does not run the module, which it compiles as a node would. A directory is checked as `perigee deploy` would\n" +
-			"(its Wasm file must have been built), a file as a manifest (.toml) or as a module. It exits with 1 when\n" +
-			"anything is refused; warnings are for the author to judge.",
+		Long: "Check needs no cluster and builds nothing. It compiles the module as a node would, and does not run it. A\n" +
+			"directory is checked as `perigee deploy` would (its Wasm file must have been built), a file as a manifest\n" +
+			"(.toml) or as a module. It exits with 1 when anything is refused; warnings are for the author to judge.",
 		Example: "  perigee check\n  perigee check hello/ world/\n  perigee check --json hello.wasm",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {

@@ -20,6 +20,9 @@ import (
 
 // The stories run the real program as separate processes, on addresses of this machine.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "admit" { // this program as the admission child of a test's own process
+		main()
+	}
 	testscript.Main(withoutLeaks{m}, map[string]func(){"perigee": main})
 }
 
