@@ -76,6 +76,18 @@ func (r *replicator) demand(ctx context.Context, rev *perigee.Revision) error {
 	return nil
 }
 
+// unloaded notes that the runtime has let go of a revision by itself, which stays held.
+func (r *replicator) unloaded(h *holding) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.have(h.rev.ID) == h && h.warmth == perigee.Warm {
+		held := &holding{rev: h.rev, warmth: perigee.Held, rescue: h.rescue, unwanted: h.unwanted}
+		held.used.Store(h.used.Load())
+		r.setLocked(h.rev.ID, held)
+		h.out.close()
+	}
+}
+
 // enter counts one more piece of work, unless the replicator has stopped.
 func (r *replicator) enter() bool {
 	r.mu.Lock()

@@ -18,33 +18,50 @@ type local struct{ n *Node }
 // Invoke runs the revision here. A live one that is not loaded is brought here first: the node holds
 // it without keeping it warm, or no node that has it could serve. Any other is "not here".
 func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.RevisionID, w http.ResponseWriter, r *http.Request) (edgeproxy.Result, error) {
-	res := edgeproxy.Result{Start: edgeproxy.StartWarm}
-	h := l.n.rep.have(rev)
-	if h == nil || h.warmth < perigee.Warm {
-		if fn.Live.ID != rev {
-			return res, l.notHere(nil)
-		}
-		if err := l.n.rep.demand(ctx, fn.Live); err != nil {
-			return res, l.notHere(err)
-		}
-		if h = l.n.rep.have(rev); h == nil {
-			return res, l.notHere(nil)
-		}
-		res.Start = edgeproxy.StartCold
+	res, h, err := l.warm(ctx, fn, rev)
+	if err != nil {
+		return res, err
 	}
-	h.used.Store(time.Now().UnixNano())
 	m := &metered{ResponseWriter: w, result: res, bill: bill{
 		table: l.n.usage, cold: res.Start == edgeproxy.StartCold,
 		key: usage.Key{Function: fn.Name, Revision: rev, Region: l.n.Claims().Region, Caller: callerOf(r)},
 	}, head: r.Method == http.MethodHead}
 	defer m.lost()
 	used, err := l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
+	if errors.Is(err, runtime.ErrNotLoaded) { // its code slept and is gone from the cache; nothing was started
+		l.n.rep.unloaded(h)
+		if res, h, err = l.warm(ctx, fn, rev); err != nil {
+			return res, err
+		}
+		m.result, m.cold = res, true
+		used, err = l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
+	}
 	m.end(used, err)
 	if guest := (*runtime.GuestError)(nil); errors.As(err, &guest) {
 		l.n.lines.crashed(fn.Name, rev, r.Header.Get(edgeproxy.HeaderRequestID), guest)
 	}
 	res.Fuel = used.Fuel
 	return res, l.refused(rev, err)
+}
+
+// warm returns a revision that is loaded, after bringing it here if it is the live one.
+func (l local) warm(ctx context.Context, fn *perigee.Function, rev perigee.RevisionID) (res edgeproxy.Result, h *holding, err error) {
+	res.Start = edgeproxy.StartWarm
+	h = l.n.rep.have(rev)
+	if h == nil || h.warmth < perigee.Warm {
+		if fn.Live.ID != rev {
+			return res, nil, l.notHere(nil)
+		}
+		if err := l.n.rep.demand(ctx, fn.Live); err != nil {
+			return res, nil, l.notHere(err)
+		}
+		if h = l.n.rep.have(rev); h == nil {
+			return res, nil, l.notHere(nil)
+		}
+		res.Start = edgeproxy.StartCold
+	}
+	h.used.Store(time.Now().UnixNano())
+	return res, h, nil
 }
 
 // callerOf says for whom a request is counted: the region where it came in.

@@ -468,3 +468,22 @@ func TestFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestUnloadedByItself: a revision whose code the runtime could not map again is brought back within the
+// request that finds it so.
+func TestUnloadedByItself(t *testing.T) {
+	s := newSingle(t)
+	rev := s.deploy(s.pack("a", guest("still here"), perigee.Policy{}))
+	s.step(time.Now())
+	s.want("deployed", rev.ID, perigee.Warm)
+	s.runtime.Unload(rev.ID)
+	fn := s.View().Desired.Functions["a"]
+	for n, start := range []string{"cold", "warm"} {
+		w := httptest.NewRecorder()
+		res, err := (local{s.Node}).Invoke(t.Context(), fn, rev.ID, w, httptest.NewRequest(http.MethodGet, "/", nil))
+		if err != nil || w.Body.String() != "still here" || res.Start != start {
+			t.Errorf("request %d: %q, start %s, %v", n, w.Body, res.Start, err)
+		}
+	}
+	s.want("afterwards", rev.ID, perigee.Warm)
+}
