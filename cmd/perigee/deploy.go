@@ -155,17 +155,25 @@ func deployAndWait(ctx context.Context, p *node.Person, m *perigee.Manifest, arc
 // warmth says "2 of 3: waiting for syd-1".
 func warmth(s *node.FunctionStatus) string {
 	var missing []string
-	planned := 0
+	warm, wanted, cold := 0, 0, 0
 	for _, h := range s.Holders {
-		if !h.Planned {
-			continue
+		switch h.Wanted {
+		case perigee.Warm:
+			wanted++
+			if h.Warmth == perigee.Warm {
+				warm++
+			}
+		case perigee.Held:
+			cold++
 		}
-		planned++
-		if h.Warmth != perigee.Warm {
+		if h.Warmth < h.Wanted {
 			missing = append(missing, string(h.Node))
 		}
 	}
-	text := fmt.Sprintf("%d of %d", planned-len(missing), planned)
+	text := fmt.Sprintf("%d of %d", warm, wanted)
+	if cold > 0 {
+		text += fmt.Sprintf(", held cold on %d more", cold)
+	}
 	if len(missing) > 0 {
 		text += ": waiting for " + strings.Join(missing, ", ")
 	}
