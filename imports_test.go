@@ -23,6 +23,7 @@ var ours = []struct {
 	{"internal/digest", []string{""}, "computes digests for everybody, so it may need nobody"},
 	{"internal/record", []string{"", "internal/digest"}, "the one codec; what records mean is gossip's business"},
 	{"internal/strict", nil, "decodes TOML for manifests and settings"},
+	{"internal/mutant", nil, "runs tests of other packages; for tests only"},
 	{"internal/wan", []string{""}, "distances know regions, not nodes"},
 	{"internal/wasmbin", nil, "reads Wasm bytes and nothing else"},
 	{"internal/origin", []string{""}, "names of the outside world; opens nothing"},
