@@ -58,9 +58,19 @@ type Function struct {
 	Name      string           `json:"name"`
 	Live      *Revision        `json:"live"`
 	Head      Digest           `json:"head"`                // the pointer record that made Live live; a new one names it as its parent
+	Placement *Policy          `json:"placement,omitempty"` // stands in the place of the manifest's; nil = that of Live's manifest
 	Conflicts []Conflict       `json:"conflicts,omitempty"` // concurrent deploys that lost, until someone deploys again
 	History   []RevisionID     `json:"history"`             // newest first, Live included
+	Kept      []*Revision      `json:"kept,omitempty"`      // not live, but holders keep what they have of them: those that served before, newest first, then those of conflicts
 	Contested []ContestedRoute `json:"contested,omitempty"` // routes that an earlier claim of another function holds
+}
+
+// Policy returns the placement rules that hold for the function now.
+func (fn *Function) Policy() *Policy {
+	if fn.Placement != nil {
+		return fn.Placement
+	}
+	return &fn.Live.Manifest.Placement
 }
 
 // Conflict is a deploy made at the same time as the winning one, on another side of a partition.

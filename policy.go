@@ -25,6 +25,12 @@ type Policy struct {
 	OnUnsatisfiable string `toml:"on_unsatisfiable" json:"on_unsatisfiable,omitempty"` // "reject", the default (others not obeyed yet)
 }
 
+// WithHard returns p with the hard rules of h.
+func (p Policy) WithHard(h *Policy) Policy {
+	p.Residency, p.Pin, p.Forbid, p.Callers = h.Residency, h.Pin, h.Forbid, h.Callers
+	return p
+}
+
 // CallerRule says that requests from one place run only in another.
 type CallerRule struct {
 	From []string `toml:"from" json:"from"`

@@ -351,9 +351,9 @@ func (g grant) coversManifest(key perigee.KeyID, m *perigee.Manifest) *RefusedEr
 	return nil
 }
 
-// allowsLive reports whether the pointer's author may make this revision live: its scope must
-// cover the hosts that the revision claims, whoever wrote it.
-func (a *authority) allowsLive(pointer, revision *entry) *RefusedError {
+// allowsLive reports whether the pointer's author may make a revision with this manifest live: its
+// scope must cover what the revision claims, whoever wrote it.
+func (a *authority) allowsLive(pointer *entry, m *perigee.Manifest) *RefusedError {
 	var err *RefusedError
 	for _, g := range a.grants[pointer.rec.Key] {
 		if !g.inForce || !g.public.Equal(pointer.author) || !mayWrite(g.as, record.KindPointer) {
@@ -362,7 +362,7 @@ func (a *authority) allowsLive(pointer, revision *entry) *RefusedError {
 		if g.as == operator {
 			return nil
 		}
-		if err = g.coversManifest(pointer.rec.Key, &revision.body.(*record.Revision).Manifest); err == nil {
+		if err = g.coversManifest(pointer.rec.Key, m); err == nil {
 			return nil
 		}
 	}

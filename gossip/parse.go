@@ -80,7 +80,7 @@ func (p *parser) fill(e *entry) *RefusedError {
 	case *record.Revision:
 		err = p.fillRevision(e, b)
 	case *record.Pointer:
-		err = perigee.CheckLabel(b.Function)
+		err = p.fillPointer(e, b)
 	}
 	if err != nil {
 		return refuse(RuleShape, "the %s record says something impossible", rec.Kind).because(err)
@@ -184,5 +184,23 @@ func (p *parser) fillRevision(e *entry, r *record.Revision) error {
 		ID: record.RevisionID(e.id), Manifest: r.Manifest, Bundle: r.Bundle, Size: r.Size,
 		Author: e.rec.Key, Created: e.rec.HLC.Time().UTC(),
 	}
+	return nil
+}
+
+// fillPointer holds a placement against the rules of manifests, by one that says nothing else.
+func (p *parser) fillPointer(e *entry, ptr *record.Pointer) error {
+	if err := perigee.CheckLabel(ptr.Function); err != nil {
+		return err
+	}
+	if ptr.Placement == nil {
+		return nil
+	}
+	if ptr.Revision.IsZero() {
+		return fmt.Errorf("a removal with a placement")
+	}
+	e.broken = p.check(&perigee.Manifest{
+		Name: ptr.Function, Wasm: "unused.wasm", Placement: *ptr.Placement,
+		Limits: perigee.Limits{Memory: perigee.DefaultMemory, Timeout: perigee.DefaultTimeout},
+	})
 	return nil
 }

@@ -53,6 +53,20 @@ func (h *history) ancestors(e *entry, marked map[perigee.Digest]bool) {
 	}
 }
 
+// replacedBy returns the pointers with effect that e replaces, directly or through others, latest first.
+func (h *history) replacedBy(e *entry) []*entry {
+	marked := map[perigee.Digest]bool{}
+	h.ancestors(e, marked)
+	var out []*entry
+	for id := range marked {
+		if h.effective[id] {
+			out = append(out, h.byID[id])
+		}
+	}
+	slices.SortFunc(out, func(a, b *entry) int { return compareEntries(b, a) })
+	return out
+}
+
 // winner is the head that serves: the one with the latest clock, then the greatest identity; nil
 // when no pointer has an effect.
 func (h *history) winner() *entry {

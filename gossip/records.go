@@ -26,8 +26,9 @@ type entry struct {
 	signerKey ed25519.PublicKey
 	tokenKey  ed25519.PublicKey
 
-	// Of a revision: how the View shows it, and the rule that its manifest breaks (nil = none). A
-	// revision with a broken manifest is kept, since other releases may judge otherwise, but has no effect.
+	// Of a revision: how the View shows it. Of a revision and a pointer: the rule that its manifest or
+	// placement breaks (nil = none). Such a record is kept, since other releases may judge otherwise,
+	// but has no effect.
 	revision *perigee.Revision
 	broken   error
 }

@@ -75,7 +75,10 @@ func newLineage(name string, revisions, pointers []*entry, auth *authority) *lin
 	if live == nil {
 		return l
 	}
-	l.fn = &perigee.Function{Name: name, Live: live.revision, Head: win.id, History: l.list(revisions, live.revision.ID)}
+	l.fn = &perigee.Function{
+		Name: name, Live: live.revision, Head: win.id, Placement: win.body.(*record.Pointer).Placement,
+		History: l.list(revisions, live.revision.ID), Kept: l.kept(live),
+	}
 	heads := l.history.heads
 	for _, e := range heads[:len(heads)-1] {
 		c := perigee.Conflict{Pointer: e.id, Author: e.rec.Key, Created: e.rec.HLC.Time().UTC()}
@@ -85,6 +88,30 @@ func newLineage(name string, revisions, pointers []*entry, auth *authority) *lin
 		l.fn.Conflicts = append(l.fn.Conflicts, c)
 	}
 	return l
+}
+
+// maxServed bounds how many revisions that served before are kept beside the live one.
+const maxServed = 2
+
+// kept returns the revisions, apart from the live one, that holders keep what they have of: those that
+// served before it, newest first and back to a removal at most, and those of conflicts.
+func (l *lineage) kept(live *entry) (out []*perigee.Revision) {
+	add := func(pointer *entry) {
+		rev := l.revisions[pointer.body.(*record.Pointer).Revision]
+		if rev != nil && rev != live && !slices.Contains(out, rev.revision) {
+			out = append(out, rev.revision)
+		}
+	}
+	for _, e := range l.history.replacedBy(l.history.winner()) {
+		if len(out) == maxServed || e.body.(*record.Pointer).Revision.IsZero() {
+			break
+		}
+		add(e)
+	}
+	for _, e := range slices.Backward(l.history.heads) {
+		add(e)
+	}
+	return out
 }
 
 // list returns the newest revisions first, the live one always among them.
@@ -220,6 +247,9 @@ func (j judge) verdict(e *entry) *RefusedError {
 			return refuse(RuleManifest, "the manifest of %s breaks a rule", body.Manifest.Name).because(e.broken)
 		}
 	case *record.Pointer:
+		if e.broken != nil {
+			return refuse(RuleManifest, "the placement for %s breaks a rule", body.Function).because(e.broken)
+		}
 		return j.pointer(e, body)
 	}
 	return nil
@@ -235,5 +265,9 @@ func (j judge) pointer(e *entry, p *record.Pointer) *RefusedError {
 	if rev == nil {
 		return refuse(RuleReference, "%s is not known here as a revision of function %s: submit the revision before or with its pointer", p.Revision, p.Function)
 	}
-	return j.auth.allowsLive(e, rev)
+	m := rev.body.(*record.Revision).Manifest
+	if p.Placement != nil {
+		m.Placement = *p.Placement
+	}
+	return j.auth.allowsLive(e, &m)
 }

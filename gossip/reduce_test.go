@@ -138,7 +138,10 @@ func describe(d *perigee.Desired) string {
 	fmt.Fprintf(&s, "%s %s %s\n", d.Cluster, d.Domain, d.Digest)
 	for _, name := range slices.Sorted(maps.Keys(d.Functions)) {
 		fn := d.Functions[name]
-		fmt.Fprintf(&s, "%s live %s head %s history %v\n", name, fn.Live.ID, fn.Head, fn.History)
+		fmt.Fprintf(&s, "%s live %s head %s history %v policy %+v\n", name, fn.Live.ID, fn.Head, fn.History, *fn.Policy())
+		for _, rev := range fn.Kept {
+			fmt.Fprintf(&s, "  kept %s\n", rev.ID)
+		}
 		for _, c := range fn.Conflicts {
 			fmt.Fprintf(&s, "  conflict %+v\n", c)
 		}
@@ -355,6 +358,91 @@ func TestHistory(t *testing.T) {
 	}
 	if !fn.Live.Created.Equal(w.parsed(first)[0].rec.HLC.Time()) || fn.Live.Author != keyID("operator") {
 		t.Errorf("live revision %+v", fn.Live)
+	}
+}
+
+// TestKept checks which revisions besides the live one holders keep.
+func TestKept(t *testing.T) {
+	w := newWorld(t)
+	var raws [][]byte
+	rev := map[string][]byte{}
+	add := func(raw []byte) perigee.Digest {
+		raws = append(raws, raw)
+		return record.ID(raw)
+	}
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		rev[name] = w.sign("operator", nil, &record.Revision{Manifest: manifest("f"), Bundle: perigee.Digest{1}, Size: perigee.Bytes(len(rev))})
+		add(rev[name])
+	}
+	point := func(to string, parents ...perigee.Digest) perigee.Digest {
+		p := &record.Pointer{Function: "f"}
+		if to != "" {
+			p.Revision = record.ID(rev[to])
+		}
+		return add(w.sign("operator", parents, p))
+	}
+	check := func(step string, want ...string) {
+		t.Helper()
+		_, f := w.fold(raws...)
+		var got []string
+		for _, k := range f.desired.Functions["f"].Kept {
+			for name, raw := range rev {
+				if k.ID == record.RevisionID(record.ID(raw)) {
+					got = append(got, name)
+				}
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: kept %v, want %v", step, got, want)
+		}
+	}
+	p := point("a")
+	check("first")
+	p = point("b", p)
+	check("second", "a")
+	p = point("c", p)
+	p = point("d", p)
+	check("the oldest goes", "c", "b")
+	p = point("c", p)
+	check("rolled back", "d", "b")
+	fork := p
+	p = point("a", fork)
+	point("e", fork)
+	check("a conflict is kept, too", "c", "d", "a")
+	p = point("e", p, record.ID(raws[len(raws)-1]))
+	p = point("", p)
+	point("b", p)
+	check("nothing from before a removal")
+}
+
+// TestPlacementOfPointer checks that a pointer's placement stands in the place of the manifest's, and
+// that it is bound by the same rules.
+func TestPlacementOfPointer(t *testing.T) {
+	w := newWorld(t)
+	m := manifest("f")
+	m.Placement.Pin = []string{"fra"}
+	rev, ptr := w.deploy("operator", m)
+	point := func(p *perigee.Policy) []byte {
+		return w.sign("operator", []perigee.Digest{record.ID(ptr)}, &record.Pointer{Function: "f", Revision: record.ID(rev), Placement: p})
+	}
+	_, f := w.fold(rev, ptr)
+	if got := f.desired.Functions["f"].Policy(); !slices.Equal(got.Pin, m.Placement.Pin) {
+		t.Errorf("policy %+v, want the manifest's", got)
+	}
+	_, f = w.fold(rev, ptr, point(&perigee.Policy{Residency: []string{"eu"}}))
+	if got := f.desired.Functions["f"].Policy(); len(got.Pin) != 0 || !slices.Equal(got.Residency, []string{"eu"}) {
+		t.Errorf("policy %+v, want the pointer's", got)
+	}
+	bad := point(&perigee.Policy{Max: -1})
+	s, f := w.fold(rev, ptr, bad)
+	if got := f.desired.Functions["f"].Policy(); !slices.Equal(got.Pin, m.Placement.Pin) {
+		t.Errorf("policy %+v, want the manifest's: the pointer's breaks a rule", got)
+	}
+	if got := ruleOf(s, f, bad, w); got != RuleManifest {
+		t.Errorf("rule %q, want %q", got, RuleManifest)
+	}
+	if _, err := w.parser().parse(w.sign("operator", nil, &record.Pointer{Function: "f", Placement: &perigee.Policy{}})); RuleOf(err) != RuleShape {
+		t.Errorf("a removal with a placement: %v, want rule %s", err, RuleShape)
 	}
 }
 

@@ -155,6 +155,9 @@ func checkTestManifest(m *perigee.Manifest) error {
 	if m.Wasm == "" {
 		return errors.New("wasm is missing")
 	}
+	if m.Placement.Max < 0 {
+		return errors.New("max is negative")
+	}
 	return nil
 }
 

@@ -47,12 +47,12 @@ func (d *deployer) serveBundle(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "only nodes may fetch bundles", http.StatusForbidden)
 		return
 	}
-	rev := d.revisionOf(r.PathValue("function"), perigee.RevisionID(r.PathValue("revision")))
+	rev, policy := d.revisionOf(r.PathValue("function"), perigee.RevisionID(r.PathValue("revision")))
 	if rev == nil {
 		http.Error(w, "no such revision here", http.StatusNotFound)
 		return
 	}
-	if rule, ok := placement.Allowed(&rev.Manifest.Placement, peer, d.gossip.View().Desired.Regions); !ok {
+	if rule, ok := placement.Allowed(policy, peer, d.gossip.View().Desired.Regions); !ok {
 		http.Error(w, fmt.Sprintf("%s in %s may not hold it: %s", peer.ID, peer.Region, rule), http.StatusForbidden)
 		return
 	}
@@ -70,15 +70,16 @@ func (d *deployer) serveBundle(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// revisionOf finds a revision that is recorded, or one whose deploy is under way here.
-func (d *deployer) revisionOf(function string, id perigee.RevisionID) *perigee.Revision {
+// revisionOf finds a revision that is recorded, or one whose deploy is under way here, and the rules
+// that hold for it.
+func (d *deployer) revisionOf(function string, id perigee.RevisionID) (*perigee.Revision, *perigee.Policy) {
 	if rev := d.rep.expected(id); rev != nil && rev.Manifest.Name == function {
-		return rev
+		return rev, &rev.Manifest.Placement
 	}
 	if rev, _, ok := d.gossip.RevisionByID(function, id); ok {
-		return rev
+		return rev, policyOf(d.gossip.View(), rev)
 	}
-	return nil
+	return nil, nil
 }
 
 func (d *deployer) serveOffer(w http.ResponseWriter, r *http.Request) {

@@ -112,7 +112,7 @@ func (d *deployer) prepare(ctx context.Context, revision, pointer []byte) (*peri
 // samePlacement reports whether a function is live with the same placement. Then a new revision
 // changes nothing about where it runs, and a repair need not wait until a lost region is back.
 func samePlacement(live, fn *perigee.Function) bool {
-	return live != nil && sameJSON(live.Live.Manifest.Placement, fn.Live.Manifest.Placement)
+	return live != nil && sameJSON(live.Policy(), fn.Policy())
 }
 
 // candidate returns the function as it would be with the signed revision live. It checks the

@@ -56,7 +56,8 @@ func (r *replicator) ensure(ctx context.Context, rev *perigee.Revision, to perig
 // demand makes a live revision warm for a request. A failure is remembered, so that requests for what
 // can't be had cost little.
 func (r *replicator) demand(ctx context.Context, rev *perigee.Revision) error {
-	if rule, ok := placement.Allowed(&rev.Manifest.Placement, r.self(), r.gossip.View().Desired.Regions); !ok {
+	view := r.gossip.View()
+	if rule, ok := placement.Allowed(policyOf(view, rev), r.self(), view.Desired.Regions); !ok {
 		return errors.New(rule)
 	}
 	r.mu.Lock()

@@ -123,12 +123,17 @@ func (r *replicator) dropLocked(id perigee.RevisionID, h *holding) {
 // allowed reports whether the hard rules, as they are now, let this node have a revision: those of
 // the function's live revision, or its own if the function is gone.
 func (r *replicator) allowed(view *perigee.View, h *holding) bool {
-	rev := h.rev
-	if fn := view.Desired.Functions[rev.Manifest.Name]; fn != nil {
-		rev = fn.Live
-	}
-	_, ok := placement.Allowed(&rev.Manifest.Placement, r.self(), view.Desired.Regions)
+	_, ok := placement.Allowed(policyOf(view, h.rev), r.self(), view.Desired.Regions)
 	return ok
+}
+
+// policyOf returns the rules for a revision as they are now: those of the function while it is live,
+// else the revision's own.
+func policyOf(view *perigee.View, rev *perigee.Revision) *perigee.Policy {
+	if fn := view.Desired.Functions[rev.Manifest.Name]; fn != nil {
+		return fn.Policy()
+	}
+	return &rev.Manifest.Placement
 }
 
 // sweepLocked deletes the bundles that nothing here needs. The caller holds mu, so that nothing comes

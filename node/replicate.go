@@ -166,7 +166,7 @@ func (r *replicator) aim(view *perigee.View, fn *perigee.Function, plan placemen
 	if want := wanted(plan, self.ID); want > perigee.Absent {
 		return aim{want, true}
 	}
-	if _, ok := placement.Allowed(&fn.Live.Manifest.Placement, self, view.Desired.Regions); !ok || covered(view, fn, plan) {
+	if _, ok := placement.Allowed(fn.Policy(), self, view.Desired.Regions); !ok || covered(view, fn, plan) {
 		return aim{}
 	}
 	// Make before break: what is here stays until every holder has it. That holds for a bundle on

@@ -20,7 +20,7 @@ func (d *deployer) eligible(ctx context.Context, revision []byte) (*perigee.Func
 		return nil, err
 	}
 	self := d.rep.self()
-	if rule, ok := placement.Allowed(&fn.Live.Manifest.Placement, self, d.gossip.View().Desired.Regions); !ok {
+	if rule, ok := placement.Allowed(fn.Policy(), self, d.gossip.View().Desired.Regions); !ok {
 		return nil, fmt.Errorf("%s in %s may not hold %s: %s", self.ID, self.Region, fn.Name, rule)
 	}
 	if p := d.gossip.View().Observed.Nodes[self.ID]; p != nil && !p.Routable() {

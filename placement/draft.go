@@ -35,7 +35,7 @@ type seat struct {
 }
 
 func newDraft(pl *Planner, fn *perigee.Function) *draft {
-	p := &fn.Live.Manifest.Placement
+	p := fn.Policy()
 	d := &draft{
 		Planner:  pl,
 		fn:       fn,

@@ -21,7 +21,7 @@ type request struct {
 }
 
 func newRequest(d *Demand, v *perigee.View, fact func(perigee.NodeID) Fact, now time.Time, buf []perigee.Term) request {
-	p := &d.Function.Live.Manifest.Placement
+	p := d.Function.Policy()
 	r := request{Demand: d, view: v, fact: fact, now: now}
 	r.prefer, buf, _ = parseTerms(p.Prefer, buf)
 	r.rules = compile(p, v.Desired.Regions, buf)

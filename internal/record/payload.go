@@ -147,6 +147,9 @@ func RevisionID(id perigee.Digest) perigee.RevisionID { return perigee.RevisionI
 type Pointer struct {
 	Function string         `json:"function"`
 	Revision perigee.Digest `json:"revision"` // identity of the revision record; zero = removed
+	// Placement stands in the place of the manifest's, for this pointer only: a rollback keeps the
+	// hard rules of what it replaces, and a placement changes without a new bundle. nil = the manifest's.
+	Placement *perigee.Policy `json:"placement,omitempty"`
 }
 
 func (*Genesis) kind() Kind  { return KindGenesis }
