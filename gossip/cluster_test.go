@@ -12,6 +12,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs/simdisk"
 )
 
 var testRegions = []perigee.Region{"fra", "wdc", "syd", "ams"}
@@ -405,7 +406,7 @@ func TestAlone(t *testing.T) {
 		w := newWorld(t)
 		nodes := w.fleet(2)
 		within(t, 20*time.Second, "all see all", func() bool { return allAlive(nodes...) })
-		nodes[1].conf.FS.(*simFS).fail = func(string) error { return errPower }
+		nodes[1].conf.FS.(*simdisk.Disk).SetFail(func(string, string) error { return simdisk.ErrPower })
 		start := time.Now()
 		rev, ptr := w.deploy("operator", manifest("one"))
 		if ack := nodes[0].submit(t, rev, ptr); len(ack.Stored) != 1 {

@@ -21,6 +21,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/identity"
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs"
 )
 
 // DefaultMaxState bounds the records of a cluster when Config.MaxState is zero.
@@ -34,7 +35,7 @@ type Config struct {
 	Identity *identity.Node // required
 	Genesis  []byte         // the encoded genesis record of the cluster; required
 	Dir      string         // holds the log and the file of last known peers; made where missing; required
-	FS       FS             // nil = the real file system
+	FS       vfs.FS         // nil = the real file system
 	Mesh     Mesh           // required
 	// Peer returns who sent a request to Handler, as the mesh connection proved; required.
 	Peer func(*http.Request) (perigee.NodeClaims, bool)
@@ -152,7 +153,7 @@ func (c Config) fill() (Config, error) {
 	}
 	c.Advertise = netip.AddrPortFrom(c.Advertise.Addr().Unmap(), c.Advertise.Port())
 	if c.FS == nil {
-		c.FS = osFS{}
+		c.FS = vfs.OS{}
 	}
 	if c.Seeds == nil {
 		c.Seeds = func() []netip.AddrPort { return nil }

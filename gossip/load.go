@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs"
 )
 
 // load opens the log and brings the set to where it was. One bad record never keeps a node from
 // starting: what can't be used is reported, kept in the file, and fetched from peers if they have it.
-func (a *admitter) load(fsys FS, dir string, logger *slog.Logger) error {
+func (a *admitter) load(fsys vfs.FS, dir string, logger *slog.Logger) error {
 	l, raws, found, err := openLog(fsys, dir, a.kept)
 	if err != nil {
 		return err

@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"path/filepath"
 
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs"
 )
 
 const (
@@ -16,6 +18,7 @@ const (
 	logMagic   = "PGLOG\x00\x00\x01"
 	entryHead  = 8       // length and checksum
 	maxBadFile = 1 << 20 // of badName
+	maxLogFile = 1 << 40 // no limit but sense: the state has one
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -23,7 +26,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // log is the append-only file of signed records. What append returned without an error is there
 // after any crash. It is not safe for concurrent use; the writer's lock guards it.
 type log struct {
-	fs   FS
+	fs   vfs.FS
 	dir  string
 	size int64 // of the part that is whole and synced
 	// dirty is set when the file may hold something beyond or other than that part. The next append
@@ -45,14 +48,14 @@ func (d damage) found() bool { return d.Skipped > 0 || d.Torn > 0 }
 // openLog reads the log of a directory, making both where they are missing. kept must return all
 // records that the log shall hold, whenever append is called. The records returned are whole, by
 // their checksums; whether they are true is for the caller to verify.
-func openLog(fsys FS, dir string, kept func() [][]byte) (*log, [][]byte, damage, error) {
+func openLog(fsys vfs.FS, dir string, kept func() [][]byte) (*log, [][]byte, damage, error) {
 	l := &log{fs: fsys, dir: dir, kept: kept}
 	if err := fsys.MkdirAll(dir); err != nil {
 		return nil, nil, damage{}, fmt.Errorf("make state directory: %w", err)
 	}
-	b, err := fsys.ReadFile(l.path())
+	b, err := vfs.ReadFile(fsys, l.path(), maxLogFile)
 	switch {
-	case notExist(err):
+	case vfs.NotExist(err):
 		l.dirty = true
 		return l, nil, damage{}, nil
 	case err != nil:
@@ -179,7 +182,7 @@ func (l *log) rewrite(records [][]byte) error {
 	for _, rec := range append(l.kept(), records...) {
 		b = appendEntry(b, rec)
 	}
-	if err := replaceFile(l.fs, l.path(), b); err != nil {
+	if err := vfs.Replace(l.fs, l.path(), b); err != nil {
 		return err
 	}
 	l.size, l.dirty = int64(len(b)), false
@@ -197,12 +200,12 @@ func (l *log) repair() error {
 // quarantine keeps bytes that were no entries, for a person to look at.
 func (l *log) quarantine(bad []byte) error {
 	name := filepath.Join(l.dir, badName)
-	old, err := l.fs.ReadFile(name)
-	if err != nil && !notExist(err) {
+	old, err := vfs.ReadFile(l.fs, name, math.MaxInt32)
+	if err != nil && !vfs.NotExist(err) {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	all := append(old, bad...)
-	if err := replaceFile(l.fs, name, all[max(0, len(all)-maxBadFile):]); err != nil {
+	if err := vfs.Replace(l.fs, name, all[max(0, len(all)-maxBadFile):]); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs"
+	"github.com/perigee-edge/perigee/internal/vfs/simdisk"
 )
 
 // sampleRecords returns things that look like records to the log: they begin as records do.
@@ -25,7 +27,7 @@ func sampleRecords(n int) [][]byte {
 }
 
 func TestLog(t *testing.T) {
-	for _, fsys := range []FS{newSimFS(), osFS{}} {
+	for _, fsys := range []vfs.FS{simdisk.New(), vfs.OS{}} {
 		t.Run(fmt.Sprintf("%T", fsys), func(t *testing.T) {
 			dir := t.TempDir()
 			var kept [][]byte
@@ -53,7 +55,7 @@ func TestLog(t *testing.T) {
 
 func TestRealFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "dir")
-	l, _, _, err := openLog(osFS{}, dir, func() [][]byte { return nil })
+	l, _, _, err := openLog(vfs.OS{}, dir, func() [][]byte { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,11 +87,11 @@ func TestPowerCuts(t *testing.T) {
 	for cutAt := 1; ; cutAt++ {
 		done := false
 		for seed := range uint64(20) {
-			sim := newSimFS()
-			sim.cutAt = cutAt
+			sim := simdisk.New()
+			sim.CutAt = cutAt
 			acked := writeUntilCut(sim, all)
 			done = len(acked) == len(all)
-			after := sim.crash(rand.New(rand.NewPCG(seed, uint64(cutAt))))
+			after := sim.Crash(rand.New(rand.NewPCG(seed, uint64(cutAt))))
 			cuts++
 			checkAfterCut(t, after, all, acked, fmt.Sprintf("cut at %d, seed %d", cutAt, seed))
 		}
@@ -101,7 +103,7 @@ func TestPowerCuts(t *testing.T) {
 }
 
 // writeUntilCut appends batches and opens the log again now and then; it returns what was confirmed.
-func writeUntilCut(sim *simFS, all [][]byte) (acked [][]byte) {
+func writeUntilCut(sim *simdisk.Disk, all [][]byte) (acked [][]byte) {
 	for i := 0; i < len(all); {
 		l, got, _, err := openLog(sim, "/s", func() [][]byte { return acked })
 		if err != nil || len(got) < len(acked) {
@@ -122,7 +124,7 @@ func writeUntilCut(sim *simFS, all [][]byte) (acked [][]byte) {
 	return acked
 }
 
-func checkAfterCut(t *testing.T, after *simFS, all, acked [][]byte, what string) {
+func checkAfterCut(t *testing.T, after *simdisk.Disk, all, acked [][]byte, what string) {
 	t.Helper()
 	var got [][]byte
 	l, got, d, err := openLog(after, "/s", func() [][]byte { return got })
@@ -158,8 +160,8 @@ func TestBitFlips(t *testing.T) {
 	for bit := range len(file) * 8 {
 		bad := slices.Clone(file)
 		bad[bit/8] ^= 1 << (bit % 8)
-		sim := newSimFS()
-		sim.names["/s/"+logName] = &simFile{data: bad}
+		sim := simdisk.New()
+		sim.Put("/s/"+logName, bad)
 		var got [][]byte
 		l, got, d, err := openLog(sim, "/s", func() [][]byte { return got })
 		if err != nil {
@@ -176,7 +178,7 @@ func TestBitFlips(t *testing.T) {
 		if !slices.EqualFunc(got, want, bytes.Equal) {
 			t.Errorf("bit %d: %d records, want all %d but number %d", bit, len(got), len(want), hit)
 		}
-		if kept := sim.names["/s/"+badName]; kept == nil || len(kept.data) == 0 {
+		if len(sim.Get("/s/"+badName)) == 0 {
 			t.Errorf("bit %d: the bad bytes were not kept", bit)
 		}
 		if err := l.repair(); err != nil {
@@ -228,7 +230,7 @@ func TestScanLog(t *testing.T) {
 func TestDiskTrouble(t *testing.T) {
 	for _, op := range []string{"append", "write", "sync", "close", "write truncate", "sync truncate", "write sync truncate"} {
 		t.Run(op, func(t *testing.T) {
-			sim := newSimFS()
+			sim := simdisk.New()
 			all := sampleRecords(4)
 			var kept [][]byte
 			l, _, _, err := openLog(sim, "/s", func() [][]byte { return kept })
@@ -239,7 +241,7 @@ func TestDiskTrouble(t *testing.T) {
 				t.Fatal(err)
 			}
 			kept = all[:1]
-			sim.fail = func(step string) error {
+			sim.Fail = func(step, _ string) error {
 				if bytes.Contains([]byte(op), []byte(step)) {
 					return syscall.EIO
 				}
@@ -253,7 +255,7 @@ func TestDiskTrouble(t *testing.T) {
 					break // the next one writes the whole file, which this trouble does not hit
 				}
 			}
-			sim.fail = nil
+			sim.Fail = nil
 			if err := l.append(all[2:3]); err != nil {
 				t.Fatalf("append after the trouble: %v", err)
 			}
@@ -265,16 +267,16 @@ func TestDiskTrouble(t *testing.T) {
 		})
 	}
 	t.Run("full", func(t *testing.T) {
-		sim := newSimFS()
+		sim := simdisk.New()
 		l, _, _, err := openLog(sim, "/s", func() [][]byte { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}
-		sim.room = 40
+		sim.Room = 40
 		if err := l.append(sampleRecords(9)); !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("append to a full disk: %v", err)
 		}
-		sim.room = 0
+		sim.Room = 0
 		if err := l.append(sampleRecords(9)); err != nil {
 			t.Errorf("append when there is room again: %v", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/vfs"
 )
 
 const (
@@ -31,19 +32,16 @@ type savedPeers struct {
 }
 
 // loadPeers reads the file; none is no error.
-func loadPeers(fsys FS, dir string) (map[perigee.NodeID]netip.AddrPort, error) {
+func loadPeers(fsys vfs.FS, dir string) (map[perigee.NodeID]netip.AddrPort, error) {
 	name := filepath.Join(dir, peersName)
-	b, err := fsys.ReadFile(name)
-	if notExist(err) {
+	b, err := vfs.ReadFile(fsys, name, maxFile)
+	if vfs.NotExist(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read last known peers: %w", err)
 	}
 	var s savedPeers
-	if len(b) > maxFile {
-		return nil, fmt.Errorf("read last known peers: %s has %d bytes, the limit is %d", name, len(b), maxFile)
-	}
 	if err := json.Unmarshal(b, &s); err != nil {
 		return nil, fmt.Errorf("read last known peers: %s: %w", name, err)
 	}
@@ -55,7 +53,7 @@ func loadPeers(fsys FS, dir string) (map[perigee.NodeID]netip.AddrPort, error) {
 }
 
 // savePeers replaces the file.
-func savePeers(fsys FS, dir string, peers map[perigee.NodeID]netip.AddrPort) error {
+func savePeers(fsys vfs.FS, dir string, peers map[perigee.NodeID]netip.AddrPort) error {
 	s := savedPeers{Version: 1, Peers: map[perigee.NodeID]netip.AddrPort{}}
 	for _, id := range slices.Sorted(maps.Keys(peers)) {
 		if len(s.Peers) < maxPeers {
@@ -66,7 +64,7 @@ func savePeers(fsys FS, dir string, peers map[perigee.NodeID]netip.AddrPort) err
 	if err != nil {
 		return fmt.Errorf("write last known peers: %w", err)
 	}
-	if err := replaceFile(fsys, filepath.Join(dir, peersName), b); err != nil {
+	if err := vfs.Replace(fsys, filepath.Join(dir, peersName), b); err != nil {
 		return fmt.Errorf("write last known peers: %w", err)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs/simdisk"
 )
 
 func (n *testNode) submit(t *testing.T, records ...[]byte) Ack {
@@ -315,10 +316,10 @@ func TestConfig(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	w := newWorld(t)
 	n := w.node("fra-1", "fra")
-	sim := n.conf.FS.(*simFS)
+	sim := n.conf.FS.(*simdisk.Disk)
 	rev, ptr := w.deploy("operator", manifest("hello"))
 	n.submit(t, rev, ptr)
-	sim.room = sim.used() + 10
+	sim.SetRoom(used(sim) + 10)
 	rev2, ptr2 := w.deploy("operator", manifest("second"))
 	for range 2 {
 		_, err := n.Submit(t.Context(), rev2, ptr2)
@@ -330,11 +331,18 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("functions %v with a full disk", d.Functions)
 	}
 	n.submit(t, rev, ptr) // known, nothing to write
-	sim.room = 0
+	sim.SetRoom(0)
 	n.submit(t, rev2, ptr2)
 	if got := n.again(w).View().Desired; got.Functions["second"] == nil || got.Digest != n.View().Desired.Digest {
 		t.Error("the state after a restart is another")
 	}
+}
+
+func used(d *simdisk.Disk) (n int64) {
+	for _, name := range d.Files() {
+		n += int64(len(d.Get(name)))
+	}
+	return n
 }
 
 func TestStateFull(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs/simdisk"
 )
 
 // row returns a signed row of a node; its key is named like the node unless who says otherwise.
@@ -474,11 +475,14 @@ func TestMemberLog(t *testing.T) {
 }
 
 func TestPeersFile(t *testing.T) {
-	sim := newSimFS()
+	sim := simdisk.New()
 	if got, err := loadPeers(sim, "/s"); err != nil || got != nil {
 		t.Errorf("no file: %v, %v", got, err)
 	}
 	want := map[perigee.NodeID]netip.AddrPort{"a-1": addrOf("a-1"), "b-1": netip.MustParseAddrPort("[2001:db8::1]:7443")}
+	if err := sim.MkdirAll("/s"); err != nil {
+		t.Fatal(err)
+	}
 	if err := savePeers(sim, "/s", want); err != nil {
 		t.Fatal(err)
 	}
@@ -496,14 +500,14 @@ func TestPeersFile(t *testing.T) {
 		t.Errorf("of many peers %d are loaded, %v", len(got), err)
 	}
 	for _, bad := range []string{"", "{", `{"version":2}`, `{"version":1,"peers":{"a":"nowhere"}}`, strings.Repeat(" ", maxFile+1)} {
-		sim.names["/s/"+peersName] = &simFile{data: []byte(bad)}
+		sim.Put("/s/"+peersName, []byte(bad))
 		if got, err := loadPeers(sim, "/s"); err == nil {
 			t.Errorf("a file of %.20q loads as %v", bad, got)
 		}
 	}
 	w := newWorld(t)
 	n := w.node("fra-1", "fra")
-	n.conf.FS.(*simFS).names["/state/"+peersName] = &simFile{data: []byte("garbage")}
+	n.conf.FS.(*simdisk.Disk).Put("/state/"+peersName, []byte("garbage"))
 	n.conf.Logger = slog.New(slog.DiscardHandler)
 	if _, err := New(n.conf); err != nil {
 		t.Errorf("New with a bad file of peers: %v", err)

@@ -23,6 +23,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/identity"
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs/simdisk"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -197,7 +198,7 @@ func (w *world) node(id perigee.NodeID, region perigee.Region, change ...func(*C
 	w.must(err)
 	p := w.net.attach(id, claims)
 	conf := Config{
-		Identity: self, Genesis: w.genesis, Dir: "/state", FS: newSimFS(), Mesh: p, Advertise: p.addr,
+		Identity: self, Genesis: w.genesis, Dir: "/state", FS: simdisk.New(), Mesh: p, Advertise: p.addr,
 		Peer: peerOf, CheckManifest: checkTestManifest, GossipKey: bytes.Repeat([]byte{7}, gossipKeySize),
 		Row: perigee.Row{Version: "test"}, Logger: slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
@@ -220,7 +221,7 @@ func (n *testNode) again(w *world) *testNode {
 // moved does so at another address.
 func (n *testNode) moved(w *world, addr netip.AddrPort) *testNode {
 	w.t.Helper()
-	n.conf.FS = n.conf.FS.(*simFS).crash(w.net.rng)
+	n.conf.FS = n.conf.FS.(*simdisk.Disk).Crash(w.net.rng)
 	n.port = w.net.attachAt(n.self, n.conf.Identity.Claims(), addr)
 	n.conf.Mesh, n.conf.Advertise = n.port, addr
 	g, err := New(n.conf)

@@ -35,6 +35,7 @@ import (
 	"github.com/perigee-edge/perigee/internal/egress"
 	"github.com/perigee-edge/perigee/internal/peerlink"
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs"
 	"github.com/perigee-edge/perigee/runtime"
 	"github.com/perigee-edge/perigee/usage"
 )
@@ -107,7 +108,7 @@ func New(cfg Config) (_ *Node, err error) {
 // wire makes the parts and connects them: arrows point from the part that asks to the part asked.
 // Parts that need one another find it through n, since nothing runs before all are there.
 func (n *Node) wire() error {
-	store, err := bundle.OpenStore(n.cfg.Dir.path("bundles"))
+	store, err := bundle.OpenStore(vfs.OS{}, n.cfg.Dir.path("bundles"))
 	if err != nil {
 		return err
 	}

@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/digest"
+	"github.com/perigee-edge/perigee/internal/vfs"
 )
 
 // ErrNotFound is returned for a blob that the store does not have.
@@ -25,9 +25,10 @@ var ErrCorrupt = errors.New("changed on the disk, so it was taken out of the bun
 
 // Store keeps archives in a directory, each under its digest. The layout is in the package comment.
 type Store struct {
-	dir  string
-	disk disk
-	mu   sync.Mutex // held while a blob comes or goes, so that only the damaged one is quarantined
+	dir   string
+	fs    vfs.FS
+	mu    sync.Mutex    // held while a blob comes or goes, so that only the damaged one is quarantined
+	temps atomic.Uint64 // files made in tmp
 }
 
 const (
@@ -38,22 +39,19 @@ const (
 
 // OpenStore opens the store in dir, makes it if it is not there, and removes what a process that
 // died left half written.
-func OpenStore(dir string) (*Store, error) { return openStore(dir, realDisk{}) }
-
-func openStore(dir string, d disk) (*Store, error) {
-	s := &Store{dir: dir, disk: d}
-	if err := os.RemoveAll(s.path(tmpDir)); err != nil {
+func OpenStore(fsys vfs.FS, dir string) (*Store, error) {
+	s := &Store{dir: dir, fs: fsys}
+	for _, sub := range []string{tmpDir, corruptDir} {
+		if err := fsys.MkdirAll(s.path(sub)); err != nil {
+			return nil, fmt.Errorf("open bundle store %s: %w", dir, err)
+		}
+	}
+	left, err := fsys.ReadDir(s.path(tmpDir))
+	if err != nil {
 		return nil, fmt.Errorf("open bundle store %s: %w", dir, err)
 	}
-	for _, sub := range []string{tmpDir, corruptDir} {
-		if err := os.MkdirAll(s.path(sub), 0o700); err != nil {
-			return nil, fmt.Errorf("open bundle store %s: %w", dir, err)
-		}
-	}
-	for _, made := range []string{dir, filepath.Dir(dir)} {
-		if err := d.syncDir(made); err != nil {
-			return nil, fmt.Errorf("open bundle store %s: %w", dir, err)
-		}
+	for _, e := range left {
+		_ = fsys.Remove(s.path(tmpDir, e.Name())) // else the next start tries again
 	}
 	return s, nil
 }
@@ -74,9 +72,10 @@ func (s *Store) put(ctx context.Context, d perigee.Digest, size int64, r io.Read
 	}
 	if s.Has(d) {
 		// Another Put may have renamed it and not come to the sync yet.
-		return s.disk.syncDir(s.dir)
+		return s.syncNames()
 	}
-	f, err := s.disk.create(s.path(tmpDir), name(d))
+	temp := s.path(tmpDir, fmt.Sprintf("%s-%d", name(d), s.temps.Add(1)))
+	f, err := s.fs.Create(temp)
 	if err != nil {
 		return err
 	}
@@ -89,13 +88,13 @@ func (s *Store) put(ctx context.Context, d perigee.Digest, size int64, r io.Read
 	}
 	if err == nil {
 		s.mu.Lock()
-		err = s.disk.rename(f.Name(), s.blob(d))
+		err = s.fs.Rename(temp, s.blob(d))
 		s.mu.Unlock()
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, s.fs.Remove(temp))
 	}
-	return s.disk.syncDir(s.dir)
+	return s.syncNames()
 }
 
 // Open returns a reader of a blob and its size. The reader verifies: if the blob changed, the last
@@ -129,7 +128,7 @@ func (s *Store) Load(d perigee.Digest) (*Bundle, error) {
 	return b, nil
 }
 
-func (s *Store) load(d perigee.Digest, f *os.File, size int64) (*Bundle, error) {
+func (s *Store) load(d perigee.Digest, f vfs.File, size int64) (*Bundle, error) {
 	corrupt := func() error { return s.quarantine(d, f) }
 	h, blocks := digest.New(), new(sums)
 	r := io.TeeReader(bufio.NewReaderSize(f, 128<<10), io.MultiWriter(h, blocks))
@@ -157,16 +156,16 @@ func (s *Store) load(d perigee.Digest, f *os.File, size int64) (*Bundle, error) 
 
 // Has reports whether the store has a blob, without reading it.
 func (s *Store) Has(d perigee.Digest) bool {
-	info, err := os.Lstat(s.blob(d))
+	info, err := s.fs.Stat(s.blob(d))
 	return err == nil && info.Mode().IsRegular()
 }
 
 // Delete removes a blob. Removing one that is not there is no error.
 func (s *Store) Delete(d perigee.Digest) error {
-	if err := os.Remove(s.blob(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.fs.Remove(s.blob(d)); err != nil && !vfs.NotExist(err) {
 		return fmt.Errorf("delete bundle %s: %w", d, err)
 	}
-	if err := s.disk.syncDir(s.dir); err != nil {
+	if err := s.syncNames(); err != nil {
 		return fmt.Errorf("delete bundle %s: %w", d, err)
 	}
 	return nil
@@ -174,7 +173,7 @@ func (s *Store) Delete(d perigee.Digest) error {
 
 // List returns the digests of all blobs, sorted.
 func (s *Store) List() ([]perigee.Digest, error) {
-	entries, err := os.ReadDir(s.dir)
+	entries, err := s.fs.ReadDir(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list bundles: %w", err)
 	}
@@ -188,9 +187,9 @@ func (s *Store) List() ([]perigee.Digest, error) {
 	return list, nil
 }
 
-func (s *Store) open(d perigee.Digest) (*os.File, int64, error) {
-	f, err := os.Open(s.blob(d))
-	if errors.Is(err, fs.ErrNotExist) {
+func (s *Store) open(d perigee.Digest) (vfs.File, int64, error) {
+	f, err := s.fs.Open(s.blob(d))
+	if vfs.NotExist(err) {
 		return nil, 0, fmt.Errorf("open bundle %s: %w", d, ErrNotFound)
 	}
 	if err != nil {
@@ -206,21 +205,24 @@ func (s *Store) open(d perigee.Digest) (*os.File, int64, error) {
 
 // quarantine takes the blob that f reads out of the store, and returns ErrCorrupt. It keeps the
 // first few for the operator. If the store has another file for d by now, that one stays.
-func (s *Store) quarantine(d perigee.Digest, f *os.File) error {
+func (s *Store) quarantine(d perigee.Digest, f vfs.File) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := fmt.Errorf("bundle %s: %w", d, ErrCorrupt)
 	bad, statErr := f.Stat()
-	now, nowErr := os.Lstat(s.blob(d))
-	if statErr != nil || nowErr != nil || !os.SameFile(bad, now) {
+	now, nowErr := s.fs.Stat(s.blob(d))
+	if statErr != nil || nowErr != nil || !vfs.SameFile(bad, now) {
 		return err // gone already
 	}
-	move := func() error { return os.Remove(s.blob(d)) }
-	if kept, readErr := os.ReadDir(s.path(corruptDir)); readErr == nil && len(kept) < maxCorrupt {
-		move = func() error { return s.disk.rename(s.blob(d), s.path(corruptDir, name(d))) }
+	move := func() error { return s.fs.Remove(s.blob(d)) }
+	if kept, readErr := s.fs.ReadDir(s.path(corruptDir)); readErr == nil && len(kept) < maxCorrupt {
+		move = func() error { return s.fs.Rename(s.blob(d), s.path(corruptDir, name(d))) }
 	}
-	return errors.Join(err, move(), s.disk.syncDir(s.dir))
+	return errors.Join(err, move(), s.syncNames())
 }
+
+// syncNames makes what came to the store and what went last.
+func (s *Store) syncNames() error { return s.fs.SyncDir(s.dir) }
 
 func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)

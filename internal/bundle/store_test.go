@@ -18,11 +18,12 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/digest"
+	"github.com/perigee-edge/perigee/internal/vfs"
 )
 
 func open(t *testing.T, dir string) *Store {
 	t.Helper()
-	s, err := OpenStore(dir)
+	s, err := OpenStore(vfs.OS{}, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +376,7 @@ func TestStoreConcurrently(t *testing.T) {
 }
 
 func BenchmarkStoreLoad(b *testing.B) {
-	s, err := OpenStore(b.TempDir())
+	s, err := OpenStore(vfs.OS{}, b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}
