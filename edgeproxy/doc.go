@@ -40,6 +40,7 @@
 //	Perigee-Hop-Region     its region
 //	Perigee-Hop-Client     the client's IP address
 //	Perigee-Hop-Proto      "https" or "http": what the client spoke
+//	Perigee-Hop-Version    "HTTP/1.1", "HTTP/2.0" or "HTTP/3.0", likewise; absent = not known
 //	Perigee-Hop-Id         the request's id, 16 hexadecimal digits
 //	Perigee-Hop-Timeout    milliseconds left; absent = no limit
 //	Perigee-Hop-Path       nodes the request has passed, joined by ","

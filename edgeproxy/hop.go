@@ -133,6 +133,9 @@ func (p *Proxy) runHop(hw hopResponder, r *http.Request, m *hopMeta, fn *perigee
 		r.RemoteAddr = net.JoinHostPort(m.client, "0")
 	}
 	r.RequestURI = r.URL.RequestURI()
+	if major, minor, ok := http.ParseHTTPVersion(m.version); ok {
+		r.Proto, r.ProtoMajor, r.ProtoMinor = m.version, major, minor
+	}
 	w := &hopAnswer{w: hw}
 	result, err := p.cfg.Local.Invoke(ctx, fn, m.revision, w, r)
 	w.Report(result)

@@ -29,7 +29,7 @@ func (r *hopRecorder) SetLoad(l perigee.Load)                      { r.load = l 
 // hopRequest is a hop from wdc-1 to fra-1.
 func hopRequest() *http.Request {
 	m := hopMeta{
-		facts: facts{id: "0123456789abcdef", entryRegion: "wdc", client: "2001:db8::1", proto: "https"}, function: "hello", revision: testRev,
+		facts: facts{id: "0123456789abcdef", entryRegion: "wdc", client: "2001:db8::1", proto: "https", version: "HTTP/3.0"}, function: "hello", revision: testRev,
 		entry: "wdc-1", path: []perigee.NodeID{"wdc-1"}, timeout: time.Minute,
 	}
 	r := request("GET", "/", nil)
@@ -83,6 +83,7 @@ func TestHopIsServed(t *testing.T) {
 		t.Errorf("the guest misses %v", want)
 	}
 	equal(t, "remote address", seen.RemoteAddr, "[2001:db8::1]:0")
+	equal(t, "protocol", fmt.Sprint(seen.Proto, seen.ProtoMajor, seen.ProtoMinor), "HTTP/3.03 0")
 	if d, ok := seen.Context().Deadline(); !ok || time.Until(d) > time.Minute {
 		t.Error("the deadline did not travel")
 	}

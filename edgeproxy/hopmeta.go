@@ -19,6 +19,7 @@ const (
 	hopRegion   = "Perigee-Hop-Region"
 	hopClient   = "Perigee-Hop-Client"
 	hopProto    = "Perigee-Hop-Proto"
+	hopVersion  = "Perigee-Hop-Version"
 	hopID       = "Perigee-Hop-Id"
 	hopTimeout  = "Perigee-Hop-Timeout"
 	hopPath     = "Perigee-Hop-Path"
@@ -48,6 +49,7 @@ type facts struct {
 	entryRegion perigee.Region
 	client      string // IP address; "" = not known
 	proto       string // "https" or "http"
+	version     string // "HTTP/1.1" and the like, as http.Request.Proto
 }
 
 // hopMeta is what the entry node tells the worker besides the request.
@@ -64,7 +66,7 @@ type hopMeta struct {
 
 // put adds the metadata to the header of a hop. Fields of an earlier hop are replaced.
 func (m *hopMeta) put(h http.Header) {
-	values := make([]string, 0, 11) // one array for all
+	values := make([]string, 0, 12) // one array for all
 	set := func(name, value string) {
 		values = append(values, value)
 		h[name] = values[len(values)-1 : len(values) : len(values)]
@@ -74,6 +76,10 @@ func (m *hopMeta) put(h http.Header) {
 	set(hopEntry, string(m.entry))
 	set(hopRegion, string(m.entryRegion))
 	set(hopProto, m.proto)
+	delete(h, hopVersion)
+	if m.version != "" {
+		set(hopVersion, m.version)
+	}
 	set(hopID, m.id)
 	if m.client != "" {
 		set(hopClient, m.client)
@@ -114,6 +120,11 @@ func parseHop(h http.Header) (hopMeta, error) {
 	}
 	if m.proto = p.one(hopProto, true); m.proto != "https" && m.proto != "http" {
 		p.fail(hopProto, `is neither "https" nor "http"`)
+	}
+	if m.version = p.one(hopVersion, false); m.version != "" {
+		if _, _, ok := http.ParseHTTPVersion(m.version); !ok {
+			p.fail(hopVersion, "is no version of HTTP")
+		}
 	}
 	if t := p.one(hopTimeout, false); t != "" {
 		ms, err := strconv.ParseUint(t, 10, 40)

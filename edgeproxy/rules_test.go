@@ -303,6 +303,7 @@ func TestParseHopRefuses(t *testing.T) {
 		hopRegion:   {"", "-"},
 		hopClient:   {"", "localhost", "1.2.3.4:5", "x"},
 		hopProto:    {"", "ftp", "HTTPS"},
+		hopVersion:  {"", "1.1", "HTTP/1", "http/1.1"},
 		hopID:       {"", "zz", "00112233445566778"},
 		hopTimeout:  {"", "0", "-1", "1e9", "99999999999999999999"},
 		hopPath:     {"", ",", "a,", "A", "a,b,c,d,e,f,g,h,i"},
@@ -310,7 +311,7 @@ func TestParseHopRefuses(t *testing.T) {
 		hopDepth:    {"", "0", "9", "-1", "11", " 1"},
 	} {
 		good := http.Header{}
-		m := hopMeta{facts: facts{id: "00", entryRegion: "wdc", client: "::1", proto: "http"}, function: "f", revision: "0", entry: "a", path: []perigee.NodeID{"a"}, timeout: time.Second, cold: true, depth: 1}
+		m := hopMeta{facts: facts{id: "00", entryRegion: "wdc", client: "::1", proto: "http", version: "HTTP/1.1"}, function: "f", revision: "0", entry: "a", path: []perigee.NodeID{"a"}, timeout: time.Second, cold: true, depth: 1}
 		m.put(good)
 		if _, err := parseHop(good); err != nil {
 			t.Fatal(err)
@@ -329,7 +330,7 @@ func TestParseHopRefuses(t *testing.T) {
 		}
 		h = good.Clone()
 		h.Del(name)
-		optional := name == hopClient || name == hopTimeout || name == hopCold || name == hopDepth
+		optional := name == hopClient || name == hopVersion || name == hopTimeout || name == hopCold || name == hopDepth
 		if _, err := parseHop(h); (err == nil) != optional {
 			t.Errorf("without %s: %v", name, err)
 		}

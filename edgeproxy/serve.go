@@ -45,7 +45,7 @@ type visit struct {
 // be finished, as net/http's servers expect.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v := &visit{proxy: p, began: time.Now(), in: r, level: p.cfg.Receipt, view: p.cfg.View()}
-	v.facts = facts{id: newID(), entryRegion: p.cfg.Region, client: clientIP(r.RemoteAddr), proto: "http"}
+	v.facts = facts{id: newID(), entryRegion: p.cfg.Region, client: clientIP(r.RemoteAddr), proto: "http", version: r.Proto}
 	if r.TLS != nil {
 		v.facts.proto = "https"
 	}
@@ -76,7 +76,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // methods are those that functions are asked with.
-const methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+const methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
 
 // receive checks the request and finds its function.
 func (v *visit) receive() *problem {
@@ -89,11 +89,10 @@ func (v *visit) receive() *problem {
 			hint: "Open a connection of its own for each host.",
 		}
 	}
-	switch r.Method {
-	case http.MethodConnect, http.MethodTrace:
+	if r.Method == http.MethodConnect {
 		return &problem{
 			status: http.StatusMethodNotAllowed, cause: "method", allow: methods,
-			what: "The method " + r.Method + " is not served here.", hint: "Use another method.",
+			what: "The method CONNECT is not served here.", hint: "Use another method.",
 		}
 	}
 	if tooManyFields(r.Header) {

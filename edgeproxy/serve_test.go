@@ -82,7 +82,6 @@ func TestRefusedRequests(t *testing.T) {
 		{"other server name", func(r *http.Request) { r.TLS = &tls.ConnectionState{ServerName: "other.example.com"} }, 421, "opened for \"other.example.com\""},
 		{"no server name", func(r *http.Request) { r.TLS = &tls.ConnectionState{} }, 421, "opened for \"\""},
 		{"CONNECT", func(r *http.Request) { r.Method = "CONNECT" }, 405, "CONNECT"},
-		{"TRACE", func(r *http.Request) { r.Method = "TRACE" }, 405, "TRACE"},
 		{"odd path", func(r *http.Request) { r.URL.Path = "*" }, 400, "slash"},
 		{"force not allowed", func(r *http.Request) { r.Header.Set(headerForce, "syd") }, 403, `Rule: steer = "prefer"`},
 		{"many fields", func(r *http.Request) { r.Header["X-Many"] = make([]string, maxFields+1) }, 431, "more than 128 header fields"},

@@ -58,9 +58,14 @@ func quiet(t *testing.T) *slog.Logger {
 // cluster starts nodes that are as near to each other as can be.
 func cluster(t *testing.T, regions ...perigee.Region) *fleet.Fleet {
 	t.Helper()
-	f, err := fleet.Start(t.Context(), fleet.Config{
-		Dir: t.TempDir(), CodeDir: codeDir, Regions: regions, Admit: admit, Near: true, Logger: quiet(t),
-	})
+	return clusterWith(t, fleet.Config{Regions: regions})
+}
+
+// clusterWith is cluster with what else the configuration says.
+func clusterWith(t *testing.T, cfg fleet.Config) *fleet.Fleet {
+	t.Helper()
+	cfg.Dir, cfg.CodeDir, cfg.Admit, cfg.Near, cfg.Logger = t.TempDir(), codeDir, admit, true, quiet(t)
+	f, err := fleet.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

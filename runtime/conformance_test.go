@@ -3,7 +3,6 @@ package runtime_test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -22,110 +21,6 @@ func conformance(t testing.TB) string {
 		t.Skip("PERIGEE_CONFORMANCE is not set: the outside modules are not here")
 	}
 	return dir
-}
-
-// serve returns a server that answers with one guest in front of next.
-func serve(t *testing.T, wasm []byte, next http.Handler) *httptest.Server {
-	t.Helper()
-	r := open(t, runtime.Config{})
-	load(t, r, "f", wasm, perigee.Limits{})
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		usage, err := r.Invoke(req.Context(), "f", w, req, next)
-		if err != nil && !usage.Sent {
-			w.Header().Set("Guest-Error", err.Error())
-			w.WriteHeader(http.StatusBadGateway)
-		}
-	}))
-	t.Cleanup(srv.Close)
-	return srv
-}
-
-// TestTCK asks the guest of http-wasm's compatibility kit each of its questions, in front of a backend
-// that tells what it was asked.
-func TestTCK(t *testing.T) {
-	wasm, err := os.ReadFile(filepath.Join(conformance(t), "http-wasm", "tck.wasm"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := serve(t, wasm, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		w.Header().Set("Next-Method", req.Method)
-		w.Header().Set("Next-URI", req.RequestURI)
-		for name, values := range req.Header {
-			w.Header().Set("Next-Header-"+name, strings.Join(values, ","))
-		}
-		b, _ := io.ReadAll(req.Body)
-		w.Header().Set("Next-Body", fmt.Sprint(len(b)))
-	}))
-	type want map[string]string // header -> value; "body" is the body
-	type test struct {
-		id, method, path string
-		header           http.Header
-		body             string
-		want             want
-	}
-	tests := []test{
-		{id: "get_protocol_version", want: want{"body": "HTTP/1.1"}},
-		{id: "set_method", want: want{"Next-Method": "POST"}},
-		{id: "get_source_addr"},
-		{id: "get_header_values/request/lowercase-key", header: http.Header{"Single-Header": {"value"}}},
-		{id: "get_header_values/request/mixedcase-key", header: http.Header{"Single-Header": {"value"}}},
-		{id: "get_header_values/request/not-exists"},
-		{id: "get_header_values/request/multiple-values", header: http.Header{"Multi-Header": {"value1", "value2"}}},
-		{id: "get_header_names/request", header: http.Header{"A-Header": {"value1"}, "B-Header": {"2"}}},
-		{id: "set_header_value/request/new", want: want{"Next-Header-New-Header": "value"}},
-		{id: "set_header_value/request/existing", header: http.Header{"Existing-Header": {"bear"}}, want: want{"Next-Header-Existing-Header": "value"}},
-		{id: "add_header_value/request/new", want: want{"Next-Header-New-Header": "value"}},
-		{id: "add_header_value/request/existing", header: http.Header{"Existing-Header": {"bear"}}, want: want{"Next-Header-Existing-Header": "bear,value"}},
-		{id: "remove_header/request/new", header: http.Header{"Existing-Header": {"bear"}}, want: want{"Next-Header-Existing-Header": "bear"}},
-		{id: "remove_header/request/existing", header: http.Header{"Existing-Header": {"bear"}}, want: want{"Next-Header-Existing-Header": ""}},
-	}
-	for _, m := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"} {
-		tests = append(tests, test{id: "get_method/" + m, method: m, want: want{"Next-Method": m}})
-	}
-	for id, uri := range map[string]string{"simple": "/simple", "simple/escaping": "/simple%26clean", "query": "/animal?name=panda", "query/escaping": "/disney?name=chip%26dale"} {
-		tests = append(tests, test{id: "get_uri/" + id, path: uri, want: want{"Next-Uri": uri}})
-		tests = append(tests, test{id: "set_uri/" + id, want: want{"Next-Uri": uri}})
-	}
-	for id, size := range map[string]int{"empty": 0, "small": 5, "medium": 2048, "large": 4096, "xlarge": 5000} {
-		tests = append(tests, test{id: "read_body/request/" + id, method: "POST", body: strings.Repeat("a", size), want: want{"Next-Body": fmt.Sprint(size)}})
-	}
-	for _, tc := range tests {
-		t.Run(tc.id, func(t *testing.T) {
-			method := tc.method
-			if method == "" {
-				method = "GET"
-			}
-			req, err := http.NewRequest(method, srv.URL+tc.path, strings.NewReader(tc.body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if tc.header != nil {
-				req.Header = tc.header
-			}
-			req.Header.Set("X-Httpwasm-Tck-Testid", tc.id)
-			res, err := srv.Client().Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer res.Body.Close()
-			body, err := io.ReadAll(res.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if res.StatusCode != http.StatusOK || res.Header.Get("X-Httpwasm-Tck-Handled") != "1" {
-				t.Errorf("%s: %v", res.Status, res.Header)
-			}
-			for name, value := range tc.want {
-				got := res.Header.Get(name)
-				if name == "body" {
-					got = string(body)
-				}
-				if got != value {
-					t.Errorf("%s: %q, want %q", name, got, value)
-				}
-			}
-		})
-	}
 }
 
 // TestOutsideHandlers runs the other http-wasm guests: each must do what its name says.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"strconv"
 	"strings"
 
 	"github.com/perigee-edge/perigee"
@@ -66,6 +67,9 @@ func (e *Egress) reverseProxy(t *Transport, o origin.Origin) http.Handler {
 				}
 			}
 			r.Out.Header.Add("Via", via)
+			if n, ok := maxForwards(r.In); ok {
+				r.Out.Header.Set("Max-Forwards", strconv.FormatUint(n-1, 10))
+			}
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			resp.Header.Add("Via", via)
@@ -85,10 +89,31 @@ func (e *Egress) reverseProxy(t *Transport, o origin.Origin) http.Handler {
 			http.Error(w, fmt.Sprintf("The origin %s was not asked: this request has come past it %d times already, which is taken for a loop.", o, perigee.MaxDepth), http.StatusLoopDetected)
 			return
 		}
+		if !forwards(r) {
+			w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+			http.Error(w, fmt.Sprintf("The origin %s was not asked: Max-Forwards says that this gateway is to answer.", o), http.StatusMethodNotAllowed)
+			return
+		}
 		// With a server in the context ReverseProxy panics when a body breaks off, as it should:
 		// a response that is not whole must not look so.
 		p.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.ServerContextKey, &http.Server{})))
 	})
+}
+
+// maxForwards returns how many proxies may pass a request on, if it says so: TRACE and OPTIONS do, and for
+// other methods the field means nothing (RFC 9110, section 7.6.2).
+func maxForwards(r *http.Request) (n uint64, ok bool) {
+	if r.Method != http.MethodTrace && r.Method != http.MethodOptions {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(r.Header.Get("Max-Forwards"), 10, 32)
+	return n, err == nil
+}
+
+// forwards reports whether a request may be passed on.
+func forwards(r *http.Request) bool {
+	n, ok := maxForwards(r)
+	return !ok || n > 0
 }
 
 // originFailed answers for an origin that did not. What it says goes to clients, so it has the rule and

@@ -297,6 +297,28 @@ func TestOrigin(t *testing.T) {
 		}
 	}
 
+	// TRACE and OPTIONS pass as many proxies as they may.
+	for _, tt := range []struct{ method, sent, got string }{
+		{"TRACE", "2", "1"}, {"OPTIONS", "1", "0"}, {"OPTIONS", "", ""}, {"TRACE", "many", "many"}, {"GET", "0", "0"},
+		{"TRACE", "0", "refused"}, {"OPTIONS", "0", "refused"},
+	} {
+		got = nil
+		r := httptest.NewRequest(tt.method, "/", nil)
+		if tt.sent != "" {
+			r.Header.Set("Max-Forwards", tt.sent)
+		}
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(rec, r)
+		switch {
+		case tt.got == "refused":
+			if got != nil || rec.Code != http.StatusMethodNotAllowed || rec.Header().Get("Allow") == "" {
+				t.Errorf("%s with Max-Forwards %q: %d, the origin got %v", tt.method, tt.sent, rec.Code, got)
+			}
+		case got == nil || got.Method != tt.method || got.Header.Get("Max-Forwards") != tt.got:
+			t.Errorf("%s with Max-Forwards %q: %d, the origin got %v", tt.method, tt.sent, rec.Code, got)
+		}
+	}
+
 	// Where there is no server in the context, a response that breaks off must not look whole either.
 	func() {
 		defer func() {

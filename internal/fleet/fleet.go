@@ -40,6 +40,8 @@ type Config struct {
 	Plain bool // also plain HTTP listeners, on any free port
 	Near  bool // no distances: every packet arrives at once
 
+	OutboundAllow []string // node.Config's
+
 	Logger *slog.Logger // nil = slog.Default()
 }
 
@@ -199,7 +201,7 @@ func (f *Fleet) launch(dir node.Dir, region perigee.Region, socket net.PacketCon
 func (f *Fleet) run(m *Member, socket net.PacketConn, https string) error {
 	cfg := node.Config{
 		Dir: m.Dir, Socket: socket, HTTPS: https, CodeDir: f.cfg.CodeDir, Admit: f.cfg.Admit,
-		DrainTimeout: drainTimeout, Receipt: f.cfg.Receipt, Logger: f.cfg.Logger,
+		DrainTimeout: drainTimeout, Receipt: f.cfg.Receipt, OutboundAllow: f.cfg.OutboundAllow, Logger: f.cfg.Logger,
 	}
 	if f.cfg.Plain {
 		cfg.HTTP = "127.0.0.1:0"
