@@ -48,7 +48,8 @@ type Row struct {
 	Draining    bool                  `json:"draining,omitempty"`
 	Revisions   map[RevisionID]Warmth `json:"revisions,omitempty"`
 	Load        Load                  `json:"load"`
-	Digest      Digest                `json:"digest"` // of all desired records it holds; equal digests mean equal state
+	Sealing     []byte                `json:"sealing,omitempty"` // X25519 key to which others seal what this node may read
+	Digest      Digest                `json:"digest"`            // of all desired records it holds; equal digests mean equal state
 }
 
 // Peer is one node as the View shows it.

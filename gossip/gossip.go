@@ -124,6 +124,7 @@ func New(conf Config) (*Gossip, error) {
 	g.pusher = pusher{send: g.sendPush, metrics: conf.Metrics, outboxes: map[perigee.NodeID]*outbox{}}
 	g.own.node, g.own.row, g.own.poke = conf.Identity, conf.Row, make(chan struct{}, 1)
 	g.own.row.Revisions = maps.Clone(conf.Row.Revisions)
+	g.own.row.Sealing = conf.Identity.SealingKey()
 	g.own.row.Node, g.own.row.Incarnation, g.own.row.Seq = self, uint64(time.Now().UnixMilli()), 0
 
 	g.view.Store(&perigee.View{Desired: &perigee.Desired{}, Observed: &perigee.Observed{}})

@@ -43,7 +43,7 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	row.Revisions = maps.Clone(row.Revisions)
 	change(&row)
 	row.Revisions = maps.Clone(row.Revisions) // the caller may keep its own
-	row.Node, row.Incarnation, row.Seq, row.Digest = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest
+	row.Node, row.Incarnation, row.Seq, row.Digest, row.Sealing = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest, o.row.Sealing
 	loud := row.Addr != o.row.Addr || row.HTTPS != o.row.HTTPS || row.Version != o.row.Version ||
 		row.Draining != o.row.Draining || !maps.Equal(row.Revisions, o.row.Revisions)
 	quiet := row.Load != o.row.Load

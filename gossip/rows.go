@@ -26,6 +26,8 @@ const (
 	// remembered is how long the mark of a dropped row is kept, so that a peer that drops it later
 	// does not bring it back.
 	remembered = 24 * time.Hour
+	// sealingSize is that of an X25519 key.
+	sealingSize = 32
 )
 
 // rowTable holds the newest row of each node, verified. It is never on disk.
@@ -154,6 +156,8 @@ func checkRow(r *perigee.Row) error {
 	switch {
 	case !r.Addr.IsValid() || r.Addr.Port() == 0 || r.Addr.Addr().Zone() != "":
 		return fmt.Errorf("address %s is none", r.Addr)
+	case len(r.Sealing) != 0 && len(r.Sealing) != sealingSize:
+		return fmt.Errorf("a sealing key of %d bytes, want %d", len(r.Sealing), sealingSize)
 	case len(r.Version) > maxText || len(r.HTTPS) > maxText:
 		return fmt.Errorf("a text of more than %d bytes", maxText)
 	}

@@ -119,7 +119,7 @@ func sampleRow() perigee.Row {
 		Node: "fra-1", Incarnation: 1_790_000_000_000, Seq: 42, Addr: netip.MustParseAddrPort("192.0.2.1:7443"),
 		HTTPS: "https://192.0.2.1", Version: "0.1.0", Draining: true, Digest: filled(7),
 		Revisions: map[perigee.RevisionID]perigee.Warmth{"0123456789ab": perigee.Warm, "ba9876543210": perigee.Held},
-		Load:      perigee.Load{InFlight: 3, Slots: 16},
+		Load:      perigee.Load{InFlight: 3, Slots: 16}, Sealing: bytes.Repeat([]byte{6}, 32),
 	}
 }
 
