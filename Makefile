@@ -43,7 +43,7 @@ race: ## the same under the race detector, without the stories (needs a C compil
 
 .PHONY: mutants
 mutants: ## take away each defence that has a list of mutants: its test must fail
-	PERIGEE_MUTANTS=1 go test -run '^TestMutants$$' ./internal/egress ./internal/identity ./runtime/sandbox ./internal/vfs ./internal/bundle ./gossip
+	PERIGEE_MUTANTS=1 go test -run '^TestMutants$$' $$(git ls-files '*/testdata/mutants.txt' | sed 's,^,./,;s,/testdata/mutants.txt,,')
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

@@ -53,6 +53,7 @@ var homes = map[string][]string{
 	"github.com/oschwald/maxminddb-golang": {"edgeproxy"},
 	"go.uber.org/zap":                      {"edgeproxy"},
 	"github.com/quic-go/quic-go":           {"internal/peerlink", "edgeproxy"},
+	"github.com/pires/go-proxyproto":       {"edgeproxy"},
 	"github.com/fxamacker/cbor/v2":         {"internal/record", "internal/peerlink", "internal/identity"},
 	"lukechampine.com/blake3":              {"internal/digest"},
 	"github.com/pelletier/go-toml/v2":      {"internal/strict"},

@@ -29,7 +29,11 @@ type Node struct {
 	Advertise string `toml:"advertise"` // "IP:PORT" or ":PORT" where other nodes reach it; "" = detect
 
 	HTTPS string `toml:"https"` // TCP address for clients; "" = off
+	HTTP3 bool   `toml:"http3"` // HTTP/3 too, on the UDP port of HTTPS
 	HTTP  string `toml:"http"`  // TCP address without TLS; "" = off
+
+	ProxyProtocol  []string `toml:"proxy_protocol"`  // load balancers that begin each connection with a PROXY header
+	TrustedProxies []string `toml:"trusted_proxies"` // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
 
 	AdminSocket string `toml:"admin_socket"` // path; "" = <data_dir>/admin.sock, relative = beside the settings file
 	AdminHTTP   string `toml:"admin_http"`   // TCP address of /livez, /readyz and /metrics; "" = off
@@ -44,6 +48,10 @@ type Node struct {
 	MaxResponse  perigee.Bytes    `toml:"max_response"`  // body of one response
 	DrainTimeout perigee.Duration `toml:"drain_timeout"` // for running requests at a stop
 
+	MaxConnections      int           `toml:"max_connections"`        // open connections of clients
+	MaxConnectionsPerIP int           `toml:"max_connections_per_ip"` // of one client
+	MinBodyRate         perigee.Bytes `toml:"min_body_rate"`          // a second, of a request's body; 0 = as slow as it likes
+
 	LogLevel  string `toml:"log_level"`  // "debug", "info", "warn" or "error"
 	LogFormat string `toml:"log_format"` // "text" or "json"
 }
@@ -56,14 +64,21 @@ func Default() Node {
 		OutboundDeny:  []string{},
 		Listen:        "0.0.0.0:7443",
 		HTTPS:         ":443",
+		HTTP3:         true,
 		HTTP:          "127.0.0.1:8080",
 		AdminHTTP:     "127.0.0.1:9443",
 		Receipt:       "region",
 		Steer:         "force",
 		MaxResponse:   64 * perigee.MiB,
 		DrainTimeout:  perigee.Duration(30 * time.Second),
-		LogLevel:      "info",
-		LogFormat:     "text",
+
+		ProxyProtocol:       []string{},
+		TrustedProxies:      []string{},
+		MaxConnections:      20_000,
+		MaxConnectionsPerIP: 500,
+		MinBodyRate:         128,
+		LogLevel:            "info",
+		LogFormat:           "text",
 	}
 }
 
@@ -125,6 +140,17 @@ func (n Node) Check() error {
 	if n.MaxResponse <= 0 {
 		ps.Add("max_response", "%s leaves room for no response: use a size like %q", n.MaxResponse, Default().MaxResponse)
 	}
+	prefixes(&ps, "proxy_protocol", n.ProxyProtocol)
+	prefixes(&ps, "trusted_proxies", n.TrustedProxies)
+	if n.MaxConnections < 1 {
+		ps.Add("max_connections", "%d connections would shut everybody out: use a number like %d", n.MaxConnections, Default().MaxConnections)
+	}
+	if n.MaxConnectionsPerIP < 1 {
+		ps.Add("max_connections_per_ip", "%d connections would shut everybody out: use a number like %d", n.MaxConnectionsPerIP, Default().MaxConnectionsPerIP)
+	}
+	if n.MinBodyRate < 0 {
+		ps.Add("min_body_rate", `%s is less than nothing: use "0B" for as slow as clients like`, n.MinBodyRate)
+	}
 	if n.DrainTimeout <= 0 {
 		ps.Add("drain_timeout", `%s would cut off every running request: use a time like "30s"`, n.DrainTimeout)
 	}
@@ -174,6 +200,40 @@ func networks(ps *strict.Problems, key string, list []string) {
 			ps.Add(fmt.Sprintf("%s[%d]", key, i), "%v", err)
 		}
 	}
+}
+
+// prefixes refuses entries that are neither a range nor an address.
+func prefixes(ps *strict.Problems, key string, list []string) {
+	for i, s := range list {
+		if _, err := parsePrefix(s); err != nil {
+			ps.Add(fmt.Sprintf("%s[%d]", key, i), "%v", err)
+		}
+	}
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf(`%.80q is no range or address: write "10.1.0.0/16" or "10.1.2.3"`, s)
+	case p != p.Masked():
+		return p, fmt.Errorf("%.80q has bits behind its length: write %s", s, p.Masked())
+	}
+	return p, nil
+}
+
+// Prefixes returns a list of ranges and addresses that was checked.
+func Prefixes(list []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		if p, err := parsePrefix(s); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // choice refuses a value that is not one of those allowed.

@@ -94,6 +94,10 @@ func TestParseErrors(t *testing.T) {
 		{"log_level = 'verbose'", `f.toml:1:1: log_level: "verbose" is not a choice`},
 		{"outbound_allow = ['10.0.0.0/8', 'localhost']", `f.toml:1:1: outbound_allow[1]: "localhost" is no address`},
 		{"outbound_deny = ['10.0.0.1/8']", `f.toml:1:1: outbound_deny[0]: "10.0.0.1/8" has bits behind its length: write 10.0.0.0/8`},
+		{"proxy_protocol = ['lb']", `f.toml:1:1: proxy_protocol[0]: "lb" is no range or address`},
+		{"trusted_proxies = ['10.0.0.1/8']", `f.toml:1:1: trusted_proxies[0]: "10.0.0.1/8" has bits behind its length: write 10.0.0.0/8`},
+		{"max_connections = 0", `f.toml:1:1: max_connections: 0 connections would shut everybody out: use a number like 20000`},
+		{"max_connections_per_ip = 0", `f.toml:1:1: max_connections_per_ip: 0 connections would shut everybody out`},
 		{"log_format = ''", `f.toml:1:1: log_format: "" is not a choice: use one of ["text" "json"]`},
 	} {
 		if _, err := Parse("f.toml", []byte(tt.text)); err == nil || !strings.HasPrefix(err.Error(), tt.want) {
@@ -132,7 +136,7 @@ func TestDoc(t *testing.T) {
 		t.Fatal(err)
 	}
 	var keys []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| `([^`]*)` \\|").FindAllStringSubmatch(string(doc), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| `([^`]*)` \\|").FindAllStringSubmatch(string(doc), -1) {
 		keys = append(keys, row[1])
 		if !strings.Contains(string(sample), "\n"+row[1]+" = "+row[2]+"\n") {
 			t.Errorf("docs/config.md says that the default of %s is %s; node.toml does not", row[1], row[2])

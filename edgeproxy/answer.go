@@ -16,6 +16,7 @@ type answer struct {
 	receipt func() string // asked when the head is written; "" = none
 	settled func()        // called when the head was written
 	stall   *stall
+	altSvc  string // "" = none
 
 	status   int   // 0 = the head is not written
 	bodiless bool  // the response has no body: HEAD, 204, 304
@@ -48,6 +49,9 @@ func (a *answer) WriteHeader(status int) {
 	}
 	if s := a.receipt(); s != "" {
 		h[ReceiptHeader] = []string{s}
+	}
+	if a.altSvc != "" {
+		h["Alt-Svc"] = []string{a.altSvc}
 	}
 	a.status = status
 	a.w.WriteHeader(status)
@@ -86,14 +90,28 @@ func (a *answer) Write(p []byte) (int, error) {
 	case a.promised >= 0 && a.sent+int64(len(p)) > a.promised:
 		return 0, errTooLong
 	}
-	a.stall.beforeWrite(len(p))
-	n, err := a.w.Write(p)
-	a.stall.afterWrite(false)
+	n, err := a.writePieces(p)
 	a.sent += int64(n)
 	if err == nil && a.promised < 0 {
 		err = a.flush()
 	}
 	return n, err
+}
+
+// pieceSize is how much a slow client must take within the stall timeout.
+const pieceSize = 64 << 10
+
+// writePieces moves the write deadline before each piece: a large Write of a guest may take its time.
+func (a *answer) writePieces(p []byte) (n int, err error) {
+	for {
+		piece := p[n:min(len(p), n+pieceSize)]
+		a.stall.beforeWrite(len(piece))
+		wrote, err := a.w.Write(piece)
+		a.stall.afterWrite(false)
+		if n += wrote; err != nil || n >= len(p) {
+			return n, err
+		}
+	}
 }
 
 // Flush sends what was written so far.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // maxReplay is how much of a request's body is kept, so that it can be sent to another node.
@@ -23,9 +24,12 @@ type body struct {
 	keep atomic.Bool  // until the response begins
 	fail atomic.Pointer[error]
 
-	mu    sync.Mutex // held while src is read; guards the rest
-	kept  []byte     // what was read from src, unless gone
-	ended bool
+	rate int64 // bytes a second that the client must send before the response begins; negative = any
+
+	mu     sync.Mutex // held while src is read; guards the rest
+	waited time.Duration
+	kept   []byte // what was read from src, unless gone
+	ended  bool
 }
 
 // bodyState says whether a body can be sent once more.
@@ -40,9 +44,9 @@ const (
 
 var errBodyGone = errors.New("the request's body was sent already and is too large to keep")
 
-func newBody(r *http.Request, s *stall) *body {
+func newBody(r *http.Request, s *stall, rate int64) *body {
 	cleanTrailer(r.Trailer)
-	b := &body{src: r.Body, stall: s, trailer: r.Trailer}
+	b := &body{src: r.Body, stall: s, trailer: r.Trailer, rate: rate}
 	b.keep.Store(true)
 	return b
 }
@@ -77,6 +81,7 @@ func (b *body) err() error {
 func (b *body) settled() {
 	if b != nil {
 		b.keep.Store(false)
+		b.stall.relax()
 	}
 }
 
@@ -129,8 +134,10 @@ func (b *body) readLocked(p []byte) (int, error) {
 	if err := b.err(); err != nil {
 		return 0, err
 	}
-	b.stall.beforeRead(b.size.Load() == 0)
+	began := time.Now()
+	b.stall.beforeRead(b.size.Load() == 0, b.patience())
 	n, err := b.src.Read(p)
+	b.waited += time.Since(began)
 	if size := b.size.Add(int64(n)); size <= maxReplay && b.keep.Load() {
 		b.kept = append(b.kept, p[:n]...)
 	} else {
@@ -149,6 +156,16 @@ func (b *body) readLocked(p []byte) (int, error) {
 		b.fail.Store(&err)
 	}
 	return n, err
+}
+
+// patience returns how long the next bytes may be waited for: a client that sends a byte now and then would
+// hold a function for ever. Once the response has begun the two may be talking, at whatever pace.
+func (b *body) patience() time.Duration {
+	if b.rate < 0 || !b.keep.Load() {
+		return b.stall.limit
+	}
+	earned := time.Duration(float64(b.size.Load()) / float64(b.rate) * float64(time.Second))
+	return max(0, b.stall.limit+earned-b.waited)
 }
 
 // awaitRead waits until no Read is under way.

@@ -12,7 +12,7 @@ import (
 )
 
 func bodyOf(src io.Reader) *body {
-	return newBody(&http.Request{Body: io.NopCloser(src)}, &stall{})
+	return newBody(&http.Request{Body: io.NopCloser(src)}, &stall{}, -1)
 }
 
 func TestBodyReplay(t *testing.T) {
@@ -132,7 +132,7 @@ func TestBodyTrailer(t *testing.T) {
 	trailer := http.Header{"X-Sum": nil, "Perigee-Region": nil, "Authorization": nil}
 	src := &trailing{r: strings.NewReader("x"), h: trailer}
 	r := &http.Request{Body: io.NopCloser(src), Trailer: trailer}
-	b := newBody(r, &stall{})
+	b := newBody(r, &stall{}, -1)
 	if len(trailer) != 1 {
 		t.Errorf("announced: %v", trailer)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -38,6 +39,13 @@ type Config struct {
 	OnHTTPS net.Listener // used instead of HTTPS; the Proxy closes it
 	OnHTTP  net.Listener // used instead of HTTP; the Proxy closes it
 
+	// OnHTTP3 is the UDP socket for HTTP/3, on the address of HTTPS or one that is forwarded alike: its
+	// port is told to clients (Alt-Svc). The Proxy closes it. nil = no HTTP/3.
+	OnHTTP3 net.PacketConn
+
+	ProxyProtocol []netip.Prefix // load balancers that must begin each connection with a PROXY header
+	Trusted       []netip.Prefix // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
+
 	// SignWeb has a certificate request (DER, an ECDSA P-256 key, one DNS name that the View has)
 	// signed by the cluster's web CA and returns the chain as PEM, leaf first. It must honour ctx.
 	// Required for HTTPS.
@@ -52,6 +60,13 @@ type Config struct {
 	StallTimeout time.Duration // longest pause of a client while it sends or takes a body; default 60 s
 	IdleTimeout  time.Duration // of a connection between requests; default 2 min
 
+	// MinBodyRate is how fast a request's body must come while its response has not begun, in bytes a
+	// second, after StallTimeout was waited for it in all; default 128, negative = as slow as it likes.
+	MinBodyRate int64
+
+	MaxConns      int // open connections of clients; default 20,000
+	MaxConnsPerIP int // of one client: an IPv4 address, or an IPv6 network of 64 bits; default 500
+
 	Logger  *slog.Logger // nil = slog.Default()
 	Metrics *Metrics     // nil = not registered anywhere
 }
@@ -59,6 +74,10 @@ type Config struct {
 const (
 	defaultStall = 60 * time.Second
 	defaultIdle  = 2 * time.Minute
+	defaultRate  = 128
+
+	defaultConns      = 20_000
+	defaultConnsPerIP = 500
 )
 
 // Local runs functions on this node.
@@ -122,6 +141,10 @@ func (cfg *Config) fill() error {
 		return errors.New("edgeproxy: HTTPS needs SignWeb and CertDir")
 	case cfg.StallTimeout < 0 || cfg.IdleTimeout < 0:
 		return errors.New("edgeproxy: timeouts can't be negative")
+	case cfg.MaxConns < 0 || cfg.MaxConnsPerIP < 0:
+		return errors.New("edgeproxy: bounds of connections can't be negative")
+	case cfg.OnHTTP3 != nil && cfg.HTTPS == "" && cfg.OnHTTPS == nil:
+		return errors.New("edgeproxy: HTTP/3 needs HTTPS: clients learn of it there")
 	}
 	if cfg.Receipt == "" {
 		cfg.Receipt = ReceiptRegion
@@ -142,6 +165,9 @@ func (cfg *Config) fill() error {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = defaultIdle
 	}
+	cfg.MinBodyRate = cmp.Or(cfg.MinBodyRate, defaultRate)
+	cfg.MaxConns = cmp.Or(cfg.MaxConns, defaultConns)
+	cfg.MaxConnsPerIP = cmp.Or(cfg.MaxConnsPerIP, defaultConnsPerIP)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}

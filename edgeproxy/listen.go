@@ -1,10 +1,12 @@
 package edgeproxy
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 )
@@ -19,6 +21,7 @@ const (
 	connWindow    = 1 << 20
 	pingAfter     = 30 * time.Second // of silence (h2)
 	pingTimeout   = 15 * time.Second
+	altSvcAge     = 24 * time.Hour // how long clients remember that there is HTTP/3
 )
 
 func (p *Proxy) newServer() *http.Server {
@@ -38,6 +41,9 @@ func (p *Proxy) newServer() *http.Server {
 			SendPingTimeout:               pingAfter,
 			PingTimeout:                   pingTimeout,
 			WriteByteTimeout:              p.cfg.StallTimeout,
+		},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return withSession(ctx, func() { c.Close() })
 		},
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" gets an answer with a receipt too
 		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),

@@ -17,6 +17,8 @@ type Metrics struct {
 	certs    *prometheus.CounterVec
 	inFlight prometheus.Gauge
 
+	refusedConns prometheus.Counter
+
 	done [len(statusClasses)][len(startLabels)]prometheus.Counter // requests, looked up once
 	time [len(wheres)]prometheus.Observer
 }
@@ -56,6 +58,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "perigee_edgeproxy_inflight_requests", Help: "Requests of clients that are being answered.",
 		}),
 	}
+	m.refusedConns = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "perigee_edgeproxy_refused_connections_total", Help: "Connections of clients closed at once, since there were too many.",
+	})
 	for i, status := range statusClasses {
 		for j, start := range startLabels {
 			m.done[i][j] = m.requests.WithLabelValues(status, start)
@@ -64,7 +69,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for i, where := range wheres {
 		m.time[i] = m.seconds.WithLabelValues(where)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.certs, m.inFlight)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.certs, m.inFlight, m.refusedConns)
 	return m
 }
 

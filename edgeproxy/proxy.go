@@ -21,7 +21,10 @@ type Proxy struct {
 	peers   *peers
 	buffers *buffers
 
+	census    *census
 	listeners []listener
+	h3        *h3    // nil = no HTTP/3
+	altSvc    string // tells clients of it; "" = no HTTP/3
 	certs     *certs // nil = no HTTPS
 
 	front    gate // requests of clients
@@ -43,6 +46,13 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), buffers: newBuffers()}
+	p.census = newCensus(cfg.MaxConns, cfg.MaxConnsPerIP)
+	if cfg.OnHTTP3 != nil {
+		p.h3 = newH3(p, cfg.OnHTTP3)
+		if _, port, err := net.SplitHostPort(cfg.OnHTTP3.LocalAddr().String()); err == nil {
+			p.altSvc = fmt.Sprintf(`h3=":%s"; ma=%d`, port, int(altSvcAge.Seconds()))
+		}
+	}
 	for _, l := range []struct {
 		addr string
 		on   net.Listener
@@ -57,6 +67,7 @@ func New(cfg Config) (*Proxy, error) {
 			}
 		}
 		if on != nil {
+			on = &frontListener{Listener: on, census: p.census, refused: p.metrics.refusedConns.Inc, proxies: cfg.ProxyProtocol}
 			p.listeners = append(p.listeners, listener{on, p.newServer(), l.tls})
 		}
 	}
@@ -88,6 +99,9 @@ func (p *Proxy) closeListeners() {
 	for _, l := range p.listeners {
 		_ = l.Close() // closed twice at worst
 	}
+	if p.cfg.OnHTTP3 != nil {
+		_ = p.cfg.OnHTTP3.Close()
+	}
 }
 
 // endTime is how long Run waits, at its end, for handlers whose requests were canceled.
@@ -107,12 +121,17 @@ func (p *Proxy) Run(ctx context.Context) error {
 		l.server.BaseContext = func(net.Listener) context.Context { return ctx }
 		group.Go(func() error { return p.listen(l) })
 	}
+	if p.h3 != nil {
+		group.Go(func() error { return p.h3.run(failed) })
+	}
 	group.Go(func() error {
 		<-failed.Done()
 		for _, l := range p.listeners {
 			_ = l.server.Close() // reports what Serve reports
 		}
-		p.closeListeners()
+		for _, l := range p.listeners {
+			_ = l.Close() // closed twice at worst
+		}
 		return nil
 	})
 	err := group.Wait()
@@ -140,6 +159,9 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	var group errgroup.Group
 	for _, l := range p.listeners {
 		group.Go(func() error { return l.server.Shutdown(ctx) })
+	}
+	if p.h3 != nil {
+		group.Go(func() error { return p.h3.drain(ctx) })
 	}
 	err := group.Wait()
 	p.front.close() // only now: connections that are ending may bring a last request

@@ -45,13 +45,14 @@ type visit struct {
 // be finished, as net/http's servers expect.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v := &visit{proxy: p, began: time.Now(), in: r, level: p.cfg.Receipt, view: p.cfg.View()}
-	v.facts = facts{id: newID(), entryRegion: p.cfg.Region, client: clientIP(r.RemoteAddr), proto: "http", version: r.Proto}
-	if r.TLS != nil {
-		v.facts.proto = "https"
-	}
+	v.facts = facts{id: newID(), entryRegion: p.cfg.Region, version: r.Proto}
+	v.facts.client, v.facts.proto = p.clientOf(r)
 	v.receipt = Receipt{Entry: p.cfg.Region, Reason: ReasonRefused, ID: v.facts.id}
 	v.stall.init(w, r.ProtoMajor, p.cfg.StallTimeout)
 	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, settled: v.settled, stall: &v.stall}
+	if r.TLS != nil && r.ProtoMajor < 3 && !p.draining.Load() {
+		v.answer.altSvc = p.altSvc
+	}
 	p.metrics.inFlight.Inc()
 	defer v.end()
 	if !p.front.enter() {
@@ -146,7 +147,7 @@ func (v *visit) serve(w http.ResponseWriter) {
 		v.out.RequestURI = v.out.URL.RequestURI()
 	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		v.body = newBody(r, &v.stall)
+		v.body = newBody(r, &v.stall, v.proxy.cfg.MinBodyRate)
 		if d, ok := w.(interface{ EnableFullDuplex() error }); ok {
 			_ = d.EnableFullDuplex() // HTTP/1 only; elsewhere it is so anyway
 		}
@@ -233,6 +234,9 @@ func (v *visit) end() {
 		v.answer.status = http.StatusInternalServerError
 	}
 	p.metrics.inFlight.Dec()
+	if v.in.ProtoMajor > 1 && v.in.Context().Err() != nil {
+		gaveUp(v.in.Context())
+	}
 	p.metrics.request(v.answer.status, v.receipt.Start, v.where, took)
 	ctx := v.in.Context()
 	if !p.log.Enabled(ctx, slog.LevelDebug) {
@@ -263,13 +267,25 @@ func newID() string {
 	return hex.EncodeToString(raw[:])
 }
 
-// clientIP returns the IP address of a peer's socket, without a zone.
-func clientIP(remote string) string {
-	a, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return ""
+// clientOf returns the IP address of a request's client, "" if it has none, and the scheme that the
+// client used.
+func (p *Proxy) clientOf(r *http.Request) (ip, proto string) {
+	proto = "http"
+	if r.TLS != nil {
+		proto = "https"
 	}
-	return a.Addr().Unmap().WithZone("").String()
+	remote, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return "", proto
+	}
+	a := remote.Addr().Unmap().WithZone("")
+	if within(p.cfg.Trusted, a) {
+		said := ""
+		if a, said = forwarded(r.Header, a, p.cfg.Trusted); said != "" {
+			proto = said
+		}
+	}
+	return a.String(), proto
 }
 
 // cleanURL returns the URL in the form of an ordinary request: a path, and a query without the

@@ -31,6 +31,7 @@ type stall struct {
 
 	mu        sync.Mutex // guards the read side: bodies are read by whoever sends them on
 	armedRead time.Time
+	hurried   bool // the read deadline is nearer than limit
 	over      bool
 }
 
@@ -70,10 +71,10 @@ func (s *stall) armWrite() {
 	}
 }
 
-// beforeRead moves the read deadline in the same way. The first read over HTTP/1 may write: it asks
-// for a body that the client holds back (100 Continue), and the connection's write deadline may be
-// one of an earlier request.
-func (s *stall) beforeRead(first bool) {
+// beforeRead moves the read deadline in the same way, and no further than patience. The first read over
+// HTTP/1 may write: it asks for a body that the client holds back (100 Continue), and the connection's
+// write deadline may be one of an earlier request.
+func (s *stall) beforeRead(first bool, patience time.Duration) {
 	if s.read == nil {
 		return
 	}
@@ -83,9 +84,23 @@ func (s *stall) beforeRead(first bool) {
 	if first && s.h1 && s.write != nil && !s.over {
 		_ = s.write.SetWriteDeadline(now.Add(s.limit)) // fails on closed connections, where Read will
 	}
-	if !s.over && now.Sub(s.armedRead) > s.limit/4 {
-		s.armedRead = now
-		_ = s.read.SetReadDeadline(now.Add(s.limit)) // fails on closed connections, where Read will
+	if !s.over && (now.Sub(s.armedRead) > s.limit/4 || patience < s.limit) {
+		s.armedRead, s.hurried = now, patience < s.limit
+		_ = s.read.SetReadDeadline(now.Add(min(s.limit, patience))) // fails on closed connections, where Read will
+	}
+}
+
+// relax gives a read under way the whole limit.
+func (s *stall) relax() {
+	if s.read == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over && s.hurried {
+		s.hurried = false
+		s.armedRead = time.Now()
+		_ = s.read.SetReadDeadline(s.armedRead.Add(s.limit)) // fails on closed connections
 	}
 }
 
@@ -99,7 +114,7 @@ func (s *stall) bodyEnded() {
 	defer s.mu.Unlock()
 	if !s.over {
 		_ = s.read.SetReadDeadline(time.Time{}) // fails on closed connections
-		s.armedRead = time.Time{}
+		s.armedRead, s.hurried = time.Time{}, false
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -17,7 +18,9 @@ type Config struct {
 	Listen    string // UDP address of the mesh; default "0.0.0.0:7443"
 	Advertise string // "IP:PORT" or ":PORT" where peers reach the mesh port; default: as it was at the join, else detected
 
-	HTTPS string // TCP address for clients; "" = off
+	HTTPS        string // TCP address for clients; "" = off
+	DisableHTTP3 bool   // default: HTTP/3 on the UDP port of HTTPS
+
 	HTTP  string // plain TCP address, for load balancers and loopback; "" = off
 	Admin string // TCP address of /livez, /readyz and /metrics; "" = off
 
@@ -30,6 +33,12 @@ type Config struct {
 	OutboundAllow []string      // addresses that functions may reach although they are not public: ranges, IP or IP:PORT
 	OutboundDeny  []string      // addresses that functions may not reach; stronger than OutboundAllow
 
+	MaxConns      int            // open connections of clients; default: edgeproxy's
+	MaxConnsPerIP int            // of one client; default: edgeproxy's
+	MinBodyRate   int64          // bytes a second that a request's body must come with; default: edgeproxy's, negative = any
+	ProxyProtocol []netip.Prefix // load balancers that begin each TCP connection with a PROXY header
+	Trusted       []netip.Prefix // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
+
 	DrainTimeout time.Duration // for running requests at a stop; default 30 s
 	Receipt      string        // for functions that name none: "full", "region" (default) or "off"
 	Steer        string        // the most that any function may let its clients choose: "off", "prefer" or "force" (default)
@@ -37,6 +46,7 @@ type Config struct {
 	Socket  net.PacketConn // mesh socket made by the caller instead of Listen; the node closes it, also when New fails
 	OnHTTPS net.Listener   // listener made by the caller instead of HTTPS; likewise
 	OnHTTP  net.Listener   // listener made by the caller instead of HTTP; likewise
+	OnHTTP3 net.PacketConn // socket made by the caller for HTTP/3; likewise
 
 	Logger *slog.Logger // nil = slog.Default()
 }

@@ -48,7 +48,30 @@ func (n *Node) listen() (err error) {
 			return fmt.Errorf("listen on %s (%s in node.toml): %w", l.addr, l.key, hint(err))
 		}
 	}
-	return nil
+	if n.cfg.DisableHTTP3 || n.cfg.OnHTTPS == nil || n.cfg.OnHTTP3 != nil {
+		return nil
+	}
+	return n.listenHTTP3()
+}
+
+// listenHTTP3 opens the UDP port of the HTTPS listener. Where the system chose that one, it may have
+// chosen a number that is taken for UDP: then it chooses again.
+func (n *Node) listenHTTP3() (err error) {
+	_, port, _ := net.SplitHostPort(n.cfg.HTTPS)
+	for range 10 {
+		if n.cfg.OnHTTP3, err = net.ListenPacket("udp", n.cfg.OnHTTPS.Addr().String()); err == nil {
+			return nil
+		}
+		if port != "0" || !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+		n.cfg.OnHTTPS.Close()
+		if n.cfg.OnHTTPS, err = net.Listen("tcp", n.cfg.HTTPS); err != nil {
+			break
+		}
+	}
+	n.cfg.OnHTTP3 = nil
+	return fmt.Errorf("listen on udp %s (http3 in node.toml): %w", n.cfg.HTTPS, hint(err))
 }
 
 // hint adds what to do to the errors that a first start meets most.

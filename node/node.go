@@ -191,7 +191,9 @@ func (n *Node) wireFront(web *webSigner) error {
 	me := n.Claims()
 	n.proxy, err = edgeproxy.New(edgeproxy.Config{
 		Self: me.ID, Region: me.Region, View: n.View, Local: local{n}, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, Peer: peerOf,
-		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
+		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
+		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate,
+		ProxyProtocol: n.cfg.ProxyProtocol, Trusted: n.cfg.Trusted,
 		Receipt: n.cfg.Receipt, Steer: n.cfg.Steer, Logger: n.log, Metrics: edgeproxy.NewMetrics(n.registry),
 	})
 	return err
@@ -274,8 +276,10 @@ func (n *Node) Close() {
 				l.Close()
 			}
 		}
-		if n.cfg.Socket != nil {
-			n.cfg.Socket.Close()
+		for _, c := range []net.PacketConn{n.cfg.Socket, n.cfg.OnHTTP3} {
+			if c != nil {
+				c.Close()
+			}
 		}
 		if n.unlock != nil {
 			n.unlock()

@@ -190,12 +190,23 @@ func (r *runner) run(ctx context.Context) error {
 	n, err := node.New(node.Config{
 		Dir: r.dir(), Socket: r.socket, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
 		AdminSocket: node.SocketPath(socketOf(r.path, r.cfg)), Admit: admit, MemoryBudget: r.cfg.Memory, MaxResponse: r.cfg.MaxResponse,
-		DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny, Receipt: r.cfg.Receipt, Steer: r.cfg.Steer, Logger: r.log,
+		DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny,
+		DisableHTTP3: !r.cfg.HTTP3, MaxConns: r.cfg.MaxConnections, MaxConnsPerIP: r.cfg.MaxConnectionsPerIP, MinBodyRate: minBodyRate(r.cfg),
+		ProxyProtocol: configs.Prefixes(r.cfg.ProxyProtocol), Trusted: configs.Prefixes(r.cfg.TrustedProxies),
+		Receipt: r.cfg.Receipt, Steer: r.cfg.Steer, Logger: r.log,
 	})
 	if err != nil {
 		return err
 	}
 	return n.Run(ctx)
+}
+
+// minBodyRate is in the form of node.Config, where 0 is the default and not "as slow as it likes".
+func minBodyRate(cfg configs.Node) int64 {
+	if cfg.MinBodyRate == 0 {
+		return -1
+	}
+	return int64(cfg.MinBodyRate)
 }
 
 func newLogger(w io.Writer, cfg configs.Node) *slog.Logger {

@@ -1,0 +1,139 @@
+package edgeproxy
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+	"golang.org/x/time/rate"
+)
+
+// A client may give up requests that it made, but not make them in order to give them up: more than
+// goneBurst at once, or goneRate a second, end its connection. A browser gives up a page's requests
+// when its reader leaves, which are 100 at most on one connection.
+const (
+	goneBurst = 200
+	goneRate  = 20
+)
+
+// proxyTime is for the PROXY header of a load balancer, which sends it at once.
+const proxyTime = 5 * time.Second
+
+// session is one connection that carries many requests (h2, h3).
+type session struct {
+	end  func() // ends the connection, whatever is under way
+	gone *rate.Limiter
+}
+
+type sessionKey struct{}
+
+func withSession(ctx context.Context, end func()) context.Context {
+	return context.WithValue(ctx, sessionKey{}, &session{end, rate.NewLimiter(goneRate, goneBurst)})
+}
+
+// gaveUp is told of each request that its client gave up.
+func gaveUp(ctx context.Context) {
+	if s, ok := ctx.Value(sessionKey{}).(*session); ok && !s.gone.Allow() {
+		s.end()
+	}
+}
+
+// frontListener accepts the connections of clients over TCP: it counts them, and takes the address of
+// those that come through a load balancer from the PROXY header (versions 1 and 2) that this must send.
+type frontListener struct {
+	net.Listener
+	census  *census
+	refused func()
+	proxies []netip.Prefix // those that send the header, and must
+}
+
+// Accept returns the next connection within the bounds. Others are closed without an answer.
+func (l *frontListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if !l.census.enter() {
+			conn.Close()
+			l.refused()
+			continue
+		}
+		c := &frontConn{Conn: conn, census: l.census, refused: l.refused}
+		from := addrOf(conn.RemoteAddr())
+		if within(l.proxies, from) {
+			c.behind = true
+			c.Conn = proxyproto.NewConn(conn, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(proxyTime))
+			return c, nil
+		}
+		if c.count(from); c.counted {
+			return c, nil
+		}
+	}
+}
+
+// frontConn is a connection that is counted.
+type frontConn struct {
+	net.Conn
+	census  *census
+	refused func()
+	behind  bool      // its client is behind a load balancer
+	ask     sync.Once // for that client's address, which is read from the connection
+
+	mu      sync.Mutex // guards the rest
+	host    netip.Prefix
+	counted bool // as one of host's
+	over    bool
+}
+
+// RemoteAddr returns the client's address. net/http asks for it first, on a goroutine of the
+// connection's own: for a client behind a load balancer it is read here, and the connection counted.
+func (c *frontConn) RemoteAddr() net.Addr {
+	addr := c.Conn.RemoteAddr()
+	if c.behind {
+		c.ask.Do(func() { c.count(addrOf(addr)) })
+	}
+	return addr
+}
+
+// count counts the connection as one of its client, or closes it.
+func (c *frontConn) count(a netip.Addr) {
+	c.mu.Lock()
+	if !c.over {
+		c.host = clientOf(a)
+		c.counted = c.census.enterHost(c.host)
+	}
+	counted := c.counted
+	c.mu.Unlock()
+	if !counted {
+		c.refused()
+		c.Close()
+	}
+}
+
+// Close ends the connection, and its being counted.
+func (c *frontConn) Close() error {
+	c.mu.Lock()
+	if !c.over {
+		c.over = true
+		c.census.leave()
+		if c.counted {
+			c.census.leaveHost(c.host)
+		}
+	}
+	c.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// within reports whether an address is in one of the networks.
+func within(networks []netip.Prefix, a netip.Addr) bool {
+	for _, n := range networks {
+		if n.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
