@@ -3,7 +3,6 @@ package gossip
 import (
 	"cmp"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -19,23 +18,18 @@ const maxOffsets = 64
 
 // clock is the hybrid logical clock of this node, and what it knows of the clocks of others.
 type clock struct {
-	mu      sync.Mutex // guards the fields below
 	last    record.HLC
 	offsets map[perigee.NodeID]time.Duration // their clock minus ours, at the last exchange
 }
 
 // now returns a reading after all that were returned or observed before.
 func (c *clock) now(t time.Time) record.HLC {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.last = c.last.Next(t)
 	return c.last
 }
 
 // observe makes later readings come after h.
 func (c *clock) observe(h record.HLC) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.last = max(c.last, h)
 }
 
@@ -52,8 +46,6 @@ func (c *clock) compare(peer perigee.NodeID, theirs, sent, received time.Time) {
 	default:
 		offset = 0
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.offsets == nil {
 		c.offsets = map[perigee.NodeID]time.Duration{}
 	}
@@ -65,16 +57,12 @@ func (c *clock) compare(peer perigee.NodeID, theirs, sent, received time.Time) {
 
 // forget drops what is known of a peer that is gone.
 func (c *clock) forget(peer perigee.NodeID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	delete(c.offsets, peer)
 }
 
 // off returns by how much this node's clock differs from the median of all, its own included:
 // positive when it is slow. With one peer nobody can tell who is wrong, and the answer is zero.
 func (c *clock) off() time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	all := []time.Duration{0}
 	for _, o := range c.offsets {
 		all = append(all, o)

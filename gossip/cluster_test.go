@@ -103,7 +103,7 @@ func TestConverge(t *testing.T) {
 				t.Logf("a deploy is on all %d after %s", size, took)
 
 				want := nodes[0].View().Desired.Digest
-				within(t, 8*time.Second, "rows tell the digest", func() bool {
+				within(t, 4*farSpacing, "rows tell the digest", func() bool {
 					for _, p := range nodes[1].View().Observed.Nodes {
 						if p.Row.Digest != want {
 							return false
@@ -137,7 +137,7 @@ func TestRows(t *testing.T) {
 		nodes[0].SetRow(func(r *perigee.Row) { r.Load.InFlight = 3 })
 		within(t, time.Second, "load", func() bool { return nodes[2].View().Observed.Nodes["fra-1"].Load.InFlight == 3 })
 		before := nodes[2].View().Observed.Nodes["fra-1"].Seq
-		within(t, 2*baseBeat, "an unchanged row is repeated", func() bool { return nodes[2].View().Observed.Nodes["fra-1"].Seq > before })
+		within(t, beat(3)+2*farSpacing, "an unchanged row is repeated", func() bool { return nodes[2].View().Observed.Nodes["fra-1"].Seq > before })
 		if self := nodes[0].View().Observed.Nodes["fra-1"]; self.Load.InFlight != 3 || self.State != perigee.NodeAlive {
 			t.Errorf("the node sees itself as %+v", self)
 		}
@@ -356,7 +356,7 @@ func TestFlapping(t *testing.T) {
 		took := within(t, 30*time.Second, "all agree", func() bool { return allAlive(nodes...) && equal(nodes...) })
 		t.Logf("calm after %s", took)
 		for _, raw := range acked {
-			if !nodes[3].holds(record.ID(raw)) {
+			if !nodes[3].core.Holds(record.ID(raw)) {
 				t.Error("an acknowledged record is lost")
 			}
 		}

@@ -36,8 +36,9 @@
 // Messages are CBOR maps (package record), at most 8 MiB each, posted over the mesh's control
 // connections, which prove both nodes' identities:
 //
-//	/gossip/sync   my root digest and the marks of my rows -> yours, bucket digests where the roots
-//	               differ, the rows I lack, and those you want
+//	/gossip/sync   my root digest and that of the marks of my rows -> yours, bucket digests where the
+//	               roots differ, your marks where those differ
+//	/gossip/rows   rows, and nodes whose rows I lack -> those
 //	/gossip/ids    bucket numbers -> the identities of their records
 //	/gossip/get    identities -> records
 //	/gossip/push   records and rows -> which of the records are on your disk now
@@ -47,9 +48,21 @@
 // identities of the records: a root, 256 buckets, identities, records. The tree has no memory, so it
 // also repairs what a disk lost. Membership's packets and streams go over the mesh too.
 //
+// Rows come in two tiers: detail in the region, and a few changes from elsewhere. A change that
+// routing depends on is pushed to all. Load and digests are pushed in the region only, at most 20
+// rows a second of a region together, and cross into another by comparison, where a row is replaced
+// at most every five seconds. Rows that did not change are not pushed. Comparisons are with six
+// peers, which change every hour, so that an idle node has few connections.
+//
+// # The core
+//
+// Core is all of that as one pure step function: events in, effects out. The simulator runs it too.
+// Gossip is the rim around it: calls over the mesh, the log, the clock, membership.
+//
 // # Goroutines
 //
 // New starts none. Run owns all of them and ends them, except that memberlist lets a probe that is
-// under way run out, which takes a second or so after Run has returned. Records are stored by the
-// caller who brings them, under the writer's lock; callers that come together share one sync.
+// under way run out, which takes a second or so after Run has returned. Events are given to the core by
+// whoever brings them, one at a time; records are stored by the same caller, and callers that come
+// together share one sync.
 package gossip

@@ -70,24 +70,23 @@ type Mesh interface {
 
 // Gossip is this node's part of the cluster's shared state. Its methods are safe for concurrent use.
 type Gossip struct {
-	admitter
+	core *Core // what it holds and decides; rim.mu guards it
+	rim
+	disk
 	conf    Config
 	self    perigee.NodeID
 	logger  *slog.Logger
 	own     ownRow
-	rows    rowTable
 	members memberTable
-	pusher  pusher
 	known   map[perigee.NodeID]netip.AddrPort // the last known peers when this node started
-
-	submitMu sync.Mutex // one submission checks and stores at a time
 
 	viewMu   sync.Mutex // one half of the View changes at a time
 	view     atomic.Pointer[perigee.View]
+	folded   atomic.Pointer[folded]
 	watchers watchers
 
 	observePoke chan struct{} // room for one; never closed
-	syncPoke    chan struct{} // room for one; never closed
+	joined      atomic.Bool   // somebody appeared since the observer looked
 	running     atomic.Bool
 
 	listMu sync.Mutex             // keeps Leave from using a list that was shut down
@@ -101,36 +100,29 @@ func New(conf Config) (*Gossip, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up gossip: %w", err)
 	}
-	p := parser{cluster: conf.Identity.Cluster(), genesis: record.ID(conf.Genesis), root: conf.Identity.Root(), check: conf.CheckManifest}
-	genesis, err := p.parseGenesis(conf.Genesis)
+	claims := conf.Identity.Claims()
+	core, err := NewCore(CoreConfig{
+		Self: claims.ID, Region: claims.Region, Cluster: conf.Identity.Cluster(), Root: conf.Identity.Root(), Genesis: conf.Genesis,
+		CheckManifest: conf.CheckManifest, Max: conf.MaxState, Chance: newRand(),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("set up gossip: %w", err)
 	}
-	self := conf.Identity.Claims().ID
 	g := &Gossip{
-		conf: conf, self: self, logger: conf.Logger.With("node", self),
-		observePoke: make(chan struct{}, 1), syncPoke: make(chan struct{}, 1),
+		core: core, self: claims.ID, disk: disk{metrics: conf.Metrics}, conf: conf, logger: conf.Logger.With("node", claims.ID), observePoke: make(chan struct{}, 1),
+		rim: rim{poke: make(chan struct{}, 1), replies: map[uint64]chan<- Reply{}, results: map[uint64]chan<- Outcome{}},
 	}
-	g.admitter = admitter{parser: p, writer: &writer{
-		genesis: genesis, pending: newPending(), clock: &clock{}, metrics: conf.Metrics, max: int64(conf.MaxState),
-		set: newSet(), publish: g.publishDesired,
-	}}
-	g.rows = rowTable{
-		cluster: p.cluster, root: p.root, self: self, logger: g.logger, metrics: conf.Metrics, echo: g.own.outrun,
-		auth: func() *authority { return g.folded.Load().auth },
-		rows: map[perigee.NodeID]*rowState{}, gone: map[perigee.NodeID]goneRow{},
-	}
-	g.members = memberTable{self: self, byID: map[perigee.NodeID]*member{}, changed: g.membersChanged}
-	g.pusher = pusher{send: g.sendPush, metrics: conf.Metrics, outboxes: map[perigee.NodeID]*outbox{}}
+	g.members = memberTable{self: g.self, byID: map[perigee.NodeID]*member{}, changed: g.membersChanged}
 	g.own.node, g.own.row, g.own.poke = conf.Identity, conf.Row, make(chan struct{}, 1)
 	g.own.row.Revisions = maps.Clone(conf.Row.Revisions)
 	g.own.row.Sealing = conf.Identity.SealingKey()
-	g.own.row.Node, g.own.row.Incarnation, g.own.row.Seq = self, uint64(time.Now().UnixMilli()), 0
+	g.own.row.Node, g.own.row.Incarnation, g.own.row.Seq = g.self, uint64(time.Now().UnixMilli()), 0
 
 	g.view.Store(&perigee.View{Desired: &perigee.Desired{}, Observed: &perigee.Observed{}})
 	if err := g.load(conf.FS, conf.Dir, g.logger); err != nil {
 		return nil, fmt.Errorf("set up gossip: %w", err)
 	}
+	g.publishDesired(g.core.fold)
 	if g.known, err = loadPeers(conf.FS, conf.Dir); err != nil {
 		g.logger.Warn("last known peers not read", "err", err)
 	}
@@ -213,7 +205,11 @@ func (g *Gossip) Watch(ctx context.Context) <-chan struct{} { return g.watchers.
 
 // Now returns a reading of the cluster's clock that is after every record seen here. Records that
 // are signed for submission here should carry one no earlier.
-func (g *Gossip) Now() record.HLC { return g.clock.now(time.Now()) }
+func (g *Gossip) Now() record.HLC {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.clock.now(time.Now())
+}
 
 // SetRow changes what this node says about itself. The change function gets a copy and must not
 // keep it; Node, Incarnation, Seq and Digest are gossip's. Peers hear of it within 50 ms when
@@ -230,10 +226,10 @@ func (g *Gossip) SetRow(change func(*perigee.Row)) {
 }
 
 // Genesis returns the first record of the cluster. It must not be changed.
-func (g *Gossip) Genesis() *record.Genesis { return g.genesis.body.(*record.Genesis) }
+func (g *Gossip) Genesis() *record.Genesis { return g.core.genesis.body.(*record.Genesis) }
 
 // GenesisRecord returns its encoding. It must not be changed.
-func (g *Gossip) GenesisRecord() []byte { return g.genesis.raw }
+func (g *Gossip) GenesisRecord() []byte { return g.core.genesis.raw }
 
 // NodeKey returns the key that a node's name is bound to: by the redemption of its token, by its
 // own redemptions as a signer, or by its row. Names are never bound to another key.
@@ -244,13 +240,16 @@ func (g *Gossip) NodeKey(id perigee.NodeID) (ed25519.PublicKey, bool) {
 	if key := g.folded.Load().auth.nodes[id]; key != nil {
 		return key, true
 	}
-	return g.rows.key(id)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.core.rows.key(id)
 }
 
 func (g *Gossip) observed() *perigee.Observed { return g.view.Load().Observed }
 
-// publishDesired replaces the durable half of the View. The writer calls it, in order.
+// publishDesired replaces the durable half of the View. It is called in order.
 func (g *Gossip) publishDesired(f *folded) {
+	g.folded.Store(f)
 	g.viewMu.Lock()
 	g.view.Store(&perigee.View{Desired: f.desired, Observed: g.observed()})
 	g.viewMu.Unlock()
@@ -268,9 +267,6 @@ func (g *Gossip) publishObserved(o *perigee.Observed) {
 func (g *Gossip) membersChanged(joined bool) {
 	g.wakeObserver()
 	if joined {
-		select {
-		case g.syncPoke <- struct{}{}:
-		default:
-		}
+		g.joined.Store(true)
 	}
 }

@@ -1,38 +1,28 @@
 package gossip
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/perigee-edge/perigee"
 )
 
-const (
-	// What one peer may have this node verify: a fresh node that everyone tells everything stays
-	// below it, and what is above comes later, when states are compared.
-	verifyRate  = 2000 // records and rows a second
-	verifyBurst = 8192
-	maxHandlers = 32 // messages worked on at once
-)
+const maxHandlers = 32 // messages worked on at once
 
 // handler serves the control protocol.
 type handler struct {
 	*Gossip
 	slots chan struct{}
-
-	mu     sync.Mutex // guards limits
-	limits map[perigee.NodeID]*rate.Limiter
 }
 
 // Handler serves the control protocol under /gossip/. It works before and after Run, too.
 func (g *Gossip) Handler() http.Handler {
-	return &handler{Gossip: g, slots: make(chan struct{}, maxHandlers), limits: map[perigee.NodeID]*rate.Limiter{}}
+	return &handler{Gossip: g, slots: make(chan struct{}, maxHandlers)}
 }
 
 // ServeHTTP answers one message of a node of the cluster.
@@ -62,7 +52,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.members.heard(peer.ID, time.Now())
-	reply, err := h.answer(peer.ID, r.URL.Path, body)
+	reply, err := h.answer(r.Context(), peer.ID, r.URL.Path, body)
 	if err != nil {
 		http.Error(w, err.Error(), statusOf(err))
 		return
@@ -84,82 +74,17 @@ func statusOf(err error) int {
 }
 
 // answer handles one message.
-func (h *handler) answer(peer perigee.NodeID, path string, body []byte) ([]byte, error) {
-	switch path {
-	case pathSync:
-		var ask syncAsk
-		if err := decode(body, &ask); err != nil {
-			return nil, err
-		}
-		return encode(h.tellSync(&ask))
-	case pathIDs:
-		var ask idsAsk
-		if err := decode(body, &ask); err != nil {
-			return nil, err
-		}
-		return encode(&idsTell{IDs: h.bucketIDs(ask.Buckets)})
-	case pathGet:
-		var ask getAsk
-		if err := decode(body, &ask); err != nil {
-			return nil, err
-		}
-		ids, _ := unpackDigests(ask.IDs)
-		return encode(&getTell{Records: h.encoded(ids)})
-	case pathPush:
-		var ask pushAsk
-		if err := decode(body, &ask); err != nil {
-			return nil, err
-		}
-		tell, err := h.tellPush(peer, &ask)
-		if err != nil {
-			return nil, err
-		}
-		return encode(tell)
+func (g *Gossip) answer(ctx context.Context, peer perigee.NodeID, path string, body []byte) ([]byte, error) {
+	m := newAsk(path)
+	if m == nil {
+		return nil, fmt.Errorf("%w: %.80q", errUnknownPath, path)
 	}
-	return nil, fmt.Errorf("%w: %.80q", errUnknownPath, path)
-}
-
-func (h *handler) tellSync(ask *syncAsk) *syncTell {
-	tell := &syncTell{Version: wireVersion, Node: h.self, Now: time.Now().UnixMilli()}
-	var sums []byte
-	if tell.Root, sums = h.sums(); tell.Root != ask.Root {
-		tell.Sums = sums
-	}
-	tell.Rows, tell.Want = h.rows.compare(ask.Marks)
-	return tell
-}
-
-// tellPush stores what is new and passes it on. What is above the peer's rate is left out of the
-// answer, so that the peer knows that it is not stored.
-func (h *handler) tellPush(peer perigee.NodeID, ask *pushAsk) (*pushTell, error) {
-	if !h.limiter(peer).AllowN(time.Now(), len(ask.Records)+len(ask.Rows)) {
-		return &pushTell{}, nil
-	}
-	if rows := h.rows.take(ask.Rows); len(rows) > 0 {
-		h.wakeObserver()
-		if ask.Spread {
-			h.spreadRows(rows, peer)
-		}
-	}
-	held, fresh, err := h.take(ask.Records)
-	h.noteFresh(fresh, peer, ask.Spread)
-	if err != nil {
+	if err := decode(body, m); err != nil {
 		return nil, err
 	}
-	return &pushTell{Held: packDigests(held)}, nil
-}
-
-// limiter returns the peer's own; peers are nodes with certificates, and few.
-func (h *handler) limiter(peer perigee.NodeID) *rate.Limiter {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	l := h.limits[peer]
-	if l == nil {
-		if len(h.limits) >= maxNodes {
-			clear(h.limits)
-		}
-		l = rate.NewLimiter(verifyRate, verifyBurst)
-		h.limits[peer] = l
+	reply, err := ask(ctx, g, g.replies, func(number uint64) Event { return Asked{peer, number, m} })
+	if err := cmp.Or(err, reply.Err); err != nil {
+		return nil, err
 	}
-	return l
+	return encode(reply.Message)
 }

@@ -11,64 +11,87 @@ import (
 	"github.com/perigee-edge/perigee/internal/vfs"
 )
 
-// load opens the log and brings the set to where it was. One bad record never keeps a node from
+// load opens the log and brings the core to where it was. One bad record never keeps a node from
 // starting: what can't be used is reported, kept in the file, and fetched from peers if they have it.
-func (a *admitter) load(fsys vfs.FS, dir string, logger *slog.Logger) error {
-	l, raws, found, err := openLog(fsys, dir, a.kept)
+func (g *Gossip) load(fsys vfs.FS, dir string, logger *slog.Logger) error {
+	l, raws, found, err := openLog(fsys, dir, g.keptInLog)
 	if err != nil {
 		return err
 	}
-	a.log = l
+	g.log = l
 	if found.found() {
-		a.metrics.Damage.Add(float64(found.Bytes + found.Torn))
+		g.metrics.Damage.Add(float64(found.Bytes + found.Torn))
 		logger.Warn("state log was damaged", "stretches", found.Skipped, "bytes", found.Bytes, "torn", found.Torn, "kept_in", badName)
 	}
 	if found.Quarantine != nil {
 		logger.Warn("bytes of the state log not kept", "err", found.Quarantine)
 	}
-	entries, err := a.readAll(raws)
-	if err != nil {
+	if g.opaque, err = g.core.Load(time.Now(), raws); err != nil {
 		return fmt.Errorf("open state in %s: %w", dir, err)
 	}
-	a.replay(entries)
-	if n := len(a.opaque) + a.pending.len(); n > 0 {
-		logger.Warn("records of the state log without effect", "unreadable", len(a.opaque), "without_author", a.pending.len())
+	if n := len(g.opaque) + g.core.pending.len(); n > 0 {
+		logger.Warn("records of the state log without effect", "unreadable", len(g.opaque), "without_author", g.core.pending.len())
 	}
-	if err := a.settle(raws); err != nil {
+	if err := g.settle(raws); err != nil {
 		logger.Warn("state log not writable", "err", err)
 	}
-	a.foldLocked(nil)
 	return nil
 }
 
+// keptInLog returns everything that belongs into the log.
+func (g *Gossip) keptInLog() [][]byte {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return append(g.core.kept(), g.opaque...)
+}
+
+// settle writes a new file where there is none or it is damaged.
+func (g *Gossip) settle(raws [][]byte) error {
+	if !slices.ContainsFunc(raws, func(raw []byte) bool { return bytes.Equal(raw, g.core.genesis.raw) }) {
+		g.log.dirty = true
+	}
+	return g.log.repair()
+}
+
+// Load gives the core what the node's disk has, once, before the first step. It returns records that
+// this release can't read or use, which stay on the disk; an error when the disk is another cluster's.
+func (c *Core) Load(now time.Time, raws [][]byte) (opaque [][]byte, err error) {
+	entries, opaque, err := c.readAll(raws)
+	if err != nil {
+		return nil, err
+	}
+	opaque = append(opaque, c.replay(now, entries)...)
+	c.refold(nil)
+	return opaque, nil
+}
+
 // readAll parses the records of the log. Those that this release can't read stay in the file.
-func (a *admitter) readAll(raws [][]byte) ([]*entry, error) {
+func (c *Core) readAll(raws [][]byte) (entries []*entry, opaque [][]byte, err error) {
 	parsed := make([]*entry, len(raws))
-	parallel(len(raws), func(i int) { parsed[i], _ = a.parser.parse(raws[i]) })
-	var entries []*entry
+	parallel(len(raws), func(i int) { parsed[i], _ = c.parser.parse(raws[i]) })
 	for i, e := range parsed {
 		switch {
 		case e != nil:
 			entries = append(entries, e)
-		case a.foreign(raws[i]):
-			return nil, ErrForeign
+		case c.foreign(raws[i]):
+			return nil, nil, ErrForeign
 		default:
-			a.opaque = append(a.opaque, raws[i])
+			opaque = append(opaque, raws[i])
 		}
 	}
-	return entries, nil
+	return entries, opaque, nil
 }
 
 // foreign reports whether the record is the genesis of another cluster.
-func (a *admitter) foreign(raw []byte) bool {
+func (c *Core) foreign(raw []byte) bool {
 	rec, err := record.Decode(raw)
-	return err == nil && rec.Kind == record.KindGenesis && !bytes.Equal(raw, a.genesis.raw)
+	return err == nil && rec.Kind == record.KindGenesis && !bytes.Equal(raw, c.genesis.raw)
 }
 
 // replay verifies the records of the log and puts them into the set: those that govern first, until
 // no more of them are admitted, then all others.
-func (a *admitter) replay(entries []*entry) {
-	a.set.add(a.genesis)
+func (c *Core) replay(now time.Time, entries []*entry) (opaque [][]byte) {
+	c.set.add(c.genesis)
 	var governing, others []*entry
 	for _, e := range entries {
 		if e.governs() {
@@ -78,25 +101,26 @@ func (a *admitter) replay(entries []*entry) {
 		}
 	}
 	slices.SortFunc(governing, compareEntries)
-	auth := newAuthority(a.genesis.body.(*record.Genesis), a.set.governing)
+	auth := newAuthority(c.genesis.body.(*record.Genesis), c.set.governing)
 	for progress := true; progress; {
 		before := len(governing)
-		governing = a.replaySome(auth, governing)
+		governing = c.replaySome(auth, governing)
 		progress = len(governing) < before
-		auth = newAuthority(auth.genesis, a.set.governing)
+		auth = newAuthority(auth.genesis, c.set.governing)
 	}
-	rest := append(governing, a.replaySome(auth, others)...)
+	rest := append(governing, c.replaySome(auth, others)...)
 	for _, e := range rest {
 		if err := auth.admits(e); err.Rule == RuleAuthor {
-			a.pending.add(&waiting{entry: e, since: time.Now(), stored: true, author: true})
+			c.pending.add(&waiting{entry: e, since: now, stored: true, author: true})
 		} else {
-			a.opaque = append(a.opaque, e.raw)
+			opaque = append(opaque, e.raw)
 		}
 	}
+	return opaque
 }
 
 // replaySome adds the entries that auth admits and returns the others.
-func (a *admitter) replaySome(auth *authority, entries []*entry) (rest []*entry) {
+func (c *Core) replaySome(auth *authority, entries []*entry) (rest []*entry) {
 	verdicts := make([]*RefusedError, len(entries))
 	parallel(len(entries), func(i int) { verdicts[i] = auth.admits(entries[i]) })
 	var admitted []*entry
@@ -106,16 +130,8 @@ func (a *admitter) replaySome(auth *authority, entries []*entry) (rest []*entry)
 			continue
 		}
 		admitted = append(admitted, e)
-		a.clock.observe(e.rec.HLC)
+		c.clock.observe(e.rec.HLC)
 	}
-	a.set.add(admitted...)
+	c.set.add(admitted...)
 	return rest
-}
-
-// settle writes a new file where there is none or it is damaged.
-func (a *admitter) settle(raws [][]byte) error {
-	if !slices.ContainsFunc(raws, func(raw []byte) bool { return bytes.Equal(raw, a.genesis.raw) }) {
-		a.log.dirty = true
-	}
-	return a.log.repair()
 }

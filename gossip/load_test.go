@@ -99,7 +99,7 @@ func TestSubmitPowerCuts(t *testing.T) {
 				t.Fatalf("cut at %d: %v", cutAt, err)
 			}
 			for _, raw := range acked {
-				if !after.holds(record.ID(raw)) {
+				if !after.core.Holds(record.ID(raw)) {
 					t.Fatalf("cut at %d, seed %d: an acknowledged record is lost", cutAt, seed)
 				}
 			}
@@ -125,7 +125,7 @@ func TestRot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := maps.Clone(n.set.byID)
+	known := maps.Clone(n.core.set.byID)
 	for i := 0; i < len(file); i += 13 {
 		bad := slices.Clone(file)
 		bad[i] ^= 1 << (i % 8)
@@ -137,12 +137,12 @@ func TestRot(t *testing.T) {
 		if err != nil {
 			t.Fatalf("byte %d: %v", i, err)
 		}
-		for id := range g.set.byID {
+		for id := range g.core.set.byID {
 			if known[id] == nil {
 				t.Fatalf("byte %d: record %s was never written", i, id)
 			}
 		}
-		if lost := len(known) - len(g.set.byID) - g.pending.len(); lost > 1 {
+		if lost := len(known) - len(g.core.set.byID) - g.core.pending.len(); lost > 1 {
 			t.Errorf("byte %d: %d records lost", i, lost)
 		}
 		if _, _, err := g.take(all); err != nil {
@@ -173,7 +173,7 @@ func TestLostAuthor(t *testing.T) {
 	for range 3 {
 		g, err := New(n.conf)
 		w.must(err)
-		if got := g.pending.len(); got != 3 || g.View().Desired.Functions["hello"] != nil {
+		if got := g.core.pending.len(); got != 3 || g.View().Desired.Functions["hello"] != nil {
 			t.Fatalf("%d records wait, want the redemption, the revision and the pointer", got)
 		}
 	}
@@ -182,7 +182,7 @@ func TestLostAuthor(t *testing.T) {
 	if _, err := g.Submit(t.Context(), people[0]); err != nil {
 		t.Fatal(err)
 	}
-	if got := describe(g.View().Desired); got != want || g.pending.len() != 0 {
+	if got := describe(g.View().Desired); got != want || g.core.pending.len() != 0 {
 		t.Errorf("with the author back: got\n%s\nwant\n%s", got, want)
 	}
 }

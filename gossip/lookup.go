@@ -84,9 +84,9 @@ func (g *Gossip) Heads(function string) []perigee.Digest { return g.folded.Load(
 // Revision returns the revision that the record with this identity introduced, live or not; false
 // when it is not known here or has no effect. It must not be changed.
 func (g *Gossip) Revision(id perigee.Digest) (*perigee.Revision, bool) {
-	g.setMu.RLock()
-	e := g.set.byID[id]
-	g.setMu.RUnlock()
+	g.mu.Lock()
+	e := g.core.set.byID[id]
+	g.mu.Unlock()
 	if e == nil || g.folded.Load().revision(e.function(), id) == nil {
 		return nil, false
 	}

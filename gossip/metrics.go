@@ -12,7 +12,7 @@ type Metrics struct {
 	Damage      prometheus.Counter     // bytes of the log that could not be read
 	Append      prometheus.Histogram   // seconds from a batch to its being on disk
 	AppendFails prometheus.Counter
-	Fold        prometheus.Histogram   // seconds to fold all records into a View
+	Step        prometheus.Histogram   // seconds to work on one event
 	Rows        *prometheus.CounterVec // by result: new, refused
 	Pushes      *prometheus.CounterVec // by result: ok, failed, dropped
 	Syncs       *prometheus.CounterVec // by result: equal, repaired, failed
@@ -44,7 +44,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		Damage:      counter("log_damage_bytes_total", "Bytes of the state log that could not be read.").WithLabelValues(),
 		Append:      histogram("log_append_seconds", "Time to put a batch of records on disk."),
 		AppendFails: counter("log_append_failures_total", "Batches that could not be put on disk.").WithLabelValues(),
-		Fold:        histogram("fold_seconds", "Time to fold all records into a view."),
+		Step:        histogram("step_seconds", "Time to work on one event: a message, a submission, the passing of time."),
 		Rows:        counter("rows_received_total", "Rows of other nodes, by result.", "result"),
 		Pushes:      counter("pushes_total", "Messages pushed to peers, by result.", "result"),
 		Syncs:       counter("syncs_total", "Comparisons of the state with a peer, by result.", "result"),
@@ -55,7 +55,29 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.Records, m.Refused, m.State, m.Held, m.Waiting, m.Damage, m.Append, m.AppendFails,
-			m.Fold, m.Rows, m.Pushes, m.Syncs, m.Peers, m.ClockOff)
+			m.Step, m.Rows, m.Pushes, m.Syncs, m.Peers, m.ClockOff)
 	}
 	return m
+}
+
+// count adds what happened in one step of the core.
+func (m *Metrics) count(c Counts) {
+	for rule, n := range c.Refused {
+		m.Refused.WithLabelValues(string(rule)).Add(float64(n))
+	}
+	add := func(v *prometheus.CounterVec, label string, n int) {
+		if n > 0 {
+			v.WithLabelValues(label).Add(float64(n))
+		}
+	}
+	add(m.Records, "peer", c.FromPeers)
+	add(m.Records, "submit", c.FromPeople)
+	add(m.Rows, "new", c.RowsNew)
+	add(m.Rows, "refused", c.RowsRefused)
+	add(m.Pushes, "ok", c.PushesOK)
+	add(m.Pushes, "failed", c.PushesFailed)
+	add(m.Pushes, "dropped", c.Dropped)
+	add(m.Syncs, "equal", c.Equal)
+	add(m.Syncs, "repaired", c.Repaired)
+	add(m.Syncs, "failed", c.SyncFailed)
 }

@@ -17,13 +17,16 @@ const (
 // anything differs.
 func (g *Gossip) observe(now time.Time) {
 	size := len(g.observed().Nodes)
-	states, rows, dropped := g.rows.sweep(now, func(s *rowState) perigee.NodeState {
+	g.mu.Lock()
+	states, rows, dropped := g.core.rows.sweep(now, func(s *rowState) perigee.NodeState {
 		return liveness(now, s, g.members.get(s.row.Node), beat(size))
 	})
-	g.members.drop(dropped)
 	for _, id := range dropped {
-		g.clock.forget(id)
+		g.core.clock.forget(id)
 	}
+	off := g.core.clock.off()
+	g.mu.Unlock()
+	g.members.drop(dropped)
 	nodes := make(map[perigee.NodeID]*perigee.Peer, len(rows)+1)
 	nodes[g.self] = &perigee.Peer{
 		NodeClaims: g.conf.Identity.Claims(), Row: g.own.get(), State: perigee.NodeAlive, Expires: g.conf.Identity.Expires(),
@@ -39,7 +42,7 @@ func (g *Gossip) observe(now time.Time) {
 	for _, state := range []perigee.NodeState{perigee.NodeAlive, perigee.NodeSuspect, perigee.NodeLeft, perigee.NodeDead} {
 		g.metrics.Peers.WithLabelValues(string(state)).Set(float64(counts[state]))
 	}
-	g.metrics.ClockOff.Set(g.clock.off().Seconds())
+	g.metrics.ClockOff.Set(off.Seconds())
 	if keepSame(g.observed().Nodes, nodes) {
 		return
 	}
@@ -74,6 +77,10 @@ func (g *Gossip) observeLoop(ctx context.Context) {
 	defer aging.Stop()
 	for ctx.Err() == nil {
 		g.observe(time.Now())
+		g.step(Peers{g.targets()})
+		if g.joined.Swap(false) {
+			g.step(Joined{})
+		}
 		wait(ctx, observeSpacing)
 		select {
 		case <-g.observePoke:
@@ -90,10 +97,21 @@ func (g *Gossip) wakeObserver() {
 	}
 }
 
+// sizes returns how many nodes there are, here and in all.
+func (g *Gossip) sizes() (near, all int) {
+	nodes := g.observed().Nodes
+	for _, p := range nodes {
+		if p.Region == g.core.region {
+			near++
+		}
+	}
+	return near, len(nodes)
+}
+
 // rowLoop signs and spreads this node's own row.
 func (g *Gossip) rowLoop(ctx context.Context) {
 	for !g.own.hasLeft() {
-		if d := g.own.due(time.Now(), len(g.observed().Nodes)); d > 0 {
+		if d := g.nextRow(time.Now()); d > 0 {
 			timer := time.NewTimer(d)
 			select {
 			case <-timer.C:
@@ -110,13 +128,17 @@ func (g *Gossip) rowLoop(ctx context.Context) {
 	}
 }
 
+func (g *Gossip) nextRow(now time.Time) time.Duration {
+	near, all := g.sizes()
+	return g.own.due(now, near, all)
+}
+
 // signRow publishes this node's row as it is now.
 func (g *Gossip) signRow(now time.Time) {
-	raw, row, err := g.own.sign(now)
+	raw, row, reach, err := g.own.sign(now)
 	if err != nil || len(raw) > maxRowSize {
-		g.logger.Error("own row not published", "node", g.self, "bytes", len(raw), "err", err)
+		g.logger.Error("own row not published", "bytes", len(raw), "err", err)
 		return
 	}
-	g.rows.putOwn(raw, row, g.conf.Identity, now)
-	g.spreadRows(map[perigee.NodeID][]byte{g.self: raw}, "")
+	g.step(Own{Row: ownRowState(raw, row, g.conf.Identity, now), Reach: reach})
 }

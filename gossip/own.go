@@ -11,16 +11,24 @@ import (
 )
 
 // How often this node says something about itself. A change that routing depends on goes out at
-// once, load is sampled, and an unchanged row is repeated, so that peers see that the node lives.
+// once and to everybody; others are sampled and told to the region; and an unchanged row is numbered
+// anew now and then, so that nodes which compare see that this one lives.
 const (
 	loudSpacing  = 50 * time.Millisecond
 	quietSpacing = 500 * time.Millisecond
+	quietRows    = 20 // a second of a whole region, at most
 	baseBeat     = 5 * time.Second
+	beatEach     = 3 * time.Second // of all nodes together, one row in this time
 )
 
 // beat is the time between repetitions of an unchanged row. It grows with the cluster, so that the
 // rows of all nodes together stay cheap to read.
-func beat(nodes int) time.Duration { return baseBeat * time.Duration(max(1, nodes/100)) }
+func beat(nodes int) time.Duration { return max(baseBeat, beatEach*time.Duration(nodes)) }
+
+// quiet is the time between changes that only the region hears of at once.
+func quiet(near int) time.Duration {
+	return max(quietSpacing, time.Second*time.Duration(near)/quietRows)
+}
 
 // ownRow is what this node says about itself.
 type ownRow struct {
@@ -91,7 +99,7 @@ func (o *ownRow) wakeLocked() {
 }
 
 // due returns how long to wait until the row shall be signed again.
-func (o *ownRow) due(now time.Time, nodes int) time.Duration {
+func (o *ownRow) due(now time.Time, near, nodes int) time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	spacing := beat(nodes)
@@ -99,13 +107,13 @@ func (o *ownRow) due(now time.Time, nodes int) time.Duration {
 	case o.loud:
 		spacing = loudSpacing
 	case o.quiet:
-		spacing = quietSpacing
+		spacing = quiet(near)
 	}
 	return o.signed.Add(spacing).Sub(now)
 }
 
-// sign numbers and signs the row as it is now.
-func (o *ownRow) sign(now time.Time) (raw []byte, row perigee.Row, err error) {
+// sign numbers and signs the row as it is now, and says how far it goes.
+func (o *ownRow) sign(now time.Time) (raw []byte, row perigee.Row, reach Reach, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	row = o.row
@@ -113,13 +121,19 @@ func (o *ownRow) sign(now time.Time) (raw []byte, row perigee.Row, err error) {
 	if o.left {
 		row.Seq = lastWord
 	}
+	switch {
+	case o.loud || o.left || o.signed.IsZero():
+		reach = ReachAll
+	case o.quiet:
+		reach = ReachNear
+	}
 	o.loud, o.quiet, o.signed = false, false, now
 	raw, err = record.SignRow(o.node.Key(), o.node.Chain(), row)
 	if err != nil {
-		return nil, row, err
+		return nil, row, reach, err
 	}
 	o.row = row
-	return raw, row, nil
+	return raw, row, reach, nil
 }
 
 func (o *ownRow) get() perigee.Row {

@@ -1,7 +1,8 @@
 package gossip
 
 import (
-	"sync"
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -19,7 +20,6 @@ const (
 // compares its state with a peer's. Records that this node had stored before are never pushed out:
 // they wait because the log lost the record of their author.
 type pending struct {
-	mu      sync.Mutex // guards the fields below
 	waiting map[perigee.Digest]*waiting
 	bytes   int
 	refused map[perigee.Digest]time.Time // recently refused for good
@@ -38,13 +38,11 @@ func newPending() *pending {
 
 // add keeps an entry. When there is no room, the one that waits longest makes room.
 func (p *pending) add(w *waiting) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.waiting[w.entry.id] != nil {
 		return
 	}
 	for !w.stored && (len(p.waiting) >= maxWaiting || p.bytes+len(w.entry.raw) > maxWaitingBytes) {
-		if !p.evictLocked() {
+		if !p.evict() {
 			return
 		}
 	}
@@ -52,28 +50,26 @@ func (p *pending) add(w *waiting) {
 	p.bytes += len(w.entry.raw)
 }
 
-func (p *pending) evictLocked() bool {
+func (p *pending) evict() bool {
 	var oldest *waiting
 	for _, w := range p.waiting {
-		if !w.stored && (oldest == nil || w.since.Before(oldest.since)) {
+		if !w.stored && (oldest == nil || cmp.Or(w.since.Compare(oldest.since), compareDigests(w.entry.id, oldest.entry.id)) < 0) {
 			oldest = w
 		}
 	}
 	if oldest != nil {
-		p.dropLocked(oldest)
+		p.drop(oldest)
 	}
 	return oldest != nil
 }
 
-func (p *pending) dropLocked(w *waiting) {
+func (p *pending) drop(w *waiting) {
 	delete(p.waiting, w.entry.id)
 	p.bytes -= len(w.entry.raw)
 }
 
 // has reports whether the record waits, or was refused lately, so that it need not be fetched.
 func (p *pending) has(id perigee.Digest) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.waiting[id] != nil {
 		return true
 	}
@@ -83,8 +79,6 @@ func (p *pending) has(id perigee.Digest) bool {
 
 // takeDue removes and returns the entries whose time has come, and forgets what is too old.
 func (p *pending) takeDue(now time.Time) (due []*waiting) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	for id, at := range p.refused {
 		if now.Sub(at) > maxWaitingTime {
 			delete(p.refused, id)
@@ -93,34 +87,36 @@ func (p *pending) takeDue(now time.Time) (due []*waiting) {
 	for _, w := range p.waiting {
 		switch {
 		case !w.author && ahead(w.entry.rec.HLC, now) <= maxAhead:
-			p.dropLocked(w)
+			p.drop(w)
 			due = append(due, w)
 		case w.author && !w.stored && now.Sub(w.since) > maxWaitingTime:
-			p.dropLocked(w)
+			p.drop(w)
 		}
 	}
-	return due
+	return sortWaiting(due)
 }
 
 // takeOrphans removes and returns the entries that wait for their author, since there is news of
 // authors, and forgets refusals for the same reason.
 func (p *pending) takeOrphans() (orphans []*waiting) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	clear(p.refused)
 	for _, w := range p.waiting {
 		if w.author {
-			p.dropLocked(w)
+			p.drop(w)
 			orphans = append(orphans, w)
 		}
 	}
-	return orphans
+	return sortWaiting(orphans)
+}
+
+// sortWaiting keeps what follows from a map the same each time.
+func sortWaiting(list []*waiting) []*waiting {
+	slices.SortFunc(list, func(a, b *waiting) int { return compareEntries(a.entry, b.entry) })
+	return list
 }
 
 // refuse remembers a record that broke a rule.
 func (p *pending) refuse(id perigee.Digest, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if len(p.refused) < maxRemembered {
 		p.refused[id] = now
 	}
@@ -128,8 +124,6 @@ func (p *pending) refuse(id perigee.Digest, now time.Time) {
 
 // stored returns the encodings of those that are in this node's log.
 func (p *pending) stored() (raws [][]byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, w := range p.waiting {
 		if w.stored {
 			raws = append(raws, w.entry.raw)
@@ -138,8 +132,4 @@ func (p *pending) stored() (raws [][]byte) {
 	return raws
 }
 
-func (p *pending) len() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.waiting)
-}
+func (p *pending) len() int { return len(p.waiting) }

@@ -104,7 +104,7 @@ func TestStepByStep(t *testing.T) {
 			if _, _, err := g.take([][]byte{raw}); err != nil {
 				t.Fatal(err)
 			}
-			whole := reduce(g.set, newAuthority(g.Genesis(), g.set.governing), nil, nil)
+			whole := reduce(g.core.set, newAuthority(g.Genesis(), g.core.set.governing), nil, nil)
 			if got, want := describe(g.View().Desired), describe(whole.desired); got != want {
 				t.Fatalf("seed %d: step by step\n%s\nat once\n%s", seed, got, want)
 			}

@@ -6,13 +6,13 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"fmt"
-	"log/slog"
+	"maps"
 	"math"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/digest"
 	"github.com/perigee-edge/perigee/internal/identity"
 	"github.com/perigee-edge/perigee/internal/record"
 )
@@ -23,6 +23,8 @@ const (
 	lastWord = math.MaxUint64
 	// shownDead is how long a node that died or left stays in the View.
 	shownDead = 10 * time.Minute
+	// farSpacing is how long a row of another region stays before a comparison replaces it.
+	farSpacing = 5 * time.Second
 	// remembered is how long the mark of a dropped row is kept, so that a peer that drops it later
 	// does not bring it back.
 	remembered = 24 * time.Hour
@@ -30,23 +32,27 @@ const (
 	sealingSize = 32
 )
 
-// rowTable holds the newest row of each node, verified. It is never on disk.
-type rowTable struct {
-	cluster perigee.ClusterID
-	root    *x509.Certificate
-	self    perigee.NodeID
-	logger  *slog.Logger
-	metrics *Metrics
-	auth    func() *authority
-	echo    func(mark) // called with a row of this node from a former life
+// rowVerifier checks who signed a row and that it says nothing that would hurt a reader. It gets
+// the row held of that node, or nil.
+type rowVerifier func(signed record.SignedRow, row perigee.Row, old *rowState, now time.Time) (*rowState, error)
 
-	mu   sync.Mutex // guards the fields below
+// rowTable holds the newest row of each node, verified. It is part of the core, and never on disk.
+//
+// There are two tiers. Rows of the same region are pushed on every change. A change that routing
+// depends on is pushed to everybody; all others cross into another region by comparison only, and
+// there a row is replaced at most every farSpacing.
+type rowTable struct {
+	self   perigee.NodeID
+	region perigee.Region
+	verify rowVerifier
+	auth   func() *authority
+
 	rows map[perigee.NodeID]*rowState
 	gone map[perigee.NodeID]goneRow
 }
 
 // rowState is one row with what its signature proved. It is replaced, not changed, except for the
-// times, which the table's lock guards.
+// times.
 type rowState struct {
 	raw     []byte
 	row     perigee.Row
@@ -55,6 +61,7 @@ type rowState struct {
 	key     ed25519.PublicKey
 	expires time.Time
 
+	taken    time.Time // when it came here
 	advanced time.Time // the last time that a newer row replaced one; zero = never
 	down     time.Time // since when it is dead or left; zero = it is not
 }
@@ -64,24 +71,9 @@ type goneRow struct {
 	at   time.Time
 }
 
-// take verifies rows and keeps those that are newer; it returns them to be passed on.
-func (t *rowTable) take(raws [][]byte) (fresh map[perigee.NodeID][]byte) {
-	fresh = map[perigee.NodeID][]byte{}
-	for _, raw := range raws {
-		id, kept, err := t.takeOne(raw, time.Now())
-		switch {
-		case err != nil:
-			t.metrics.Rows.WithLabelValues("refused").Inc()
-			t.logger.Debug("row refused", "err", err)
-		case kept:
-			t.metrics.Rows.WithLabelValues("new").Inc()
-			fresh[id] = raw
-		}
-	}
-	return fresh
-}
-
-func (t *rowTable) takeOne(raw []byte, now time.Time) (id perigee.NodeID, kept bool, err error) {
+// takeOne verifies a row and keeps it if it is newer than what is known. A row of this node from a
+// former life is not kept, but noted in echo.
+func (t *rowTable) takeOne(raw []byte, now time.Time, echo *mark) (id perigee.NodeID, kept bool, err error) {
 	if len(raw) > maxRowSize {
 		return "", false, fmt.Errorf("row of %d bytes, the limit is %d", len(raw), maxRowSize)
 	}
@@ -98,9 +90,11 @@ func (t *rowTable) takeOne(raw []byte, now time.Time) (id perigee.NodeID, kept b
 	if err != nil {
 		return row.Node, false, fmt.Errorf("row of %.80q: %w", row.Node, err)
 	}
-	s.raw = raw
+	s.raw, s.taken = raw, now
 	if row.Node == t.self {
-		t.echo(m)
+		if m.newer(*echo) {
+			*echo = m
+		}
 		return row.Node, false, nil
 	}
 	return row.Node, t.put(s, now), nil
@@ -108,8 +102,6 @@ func (t *rowTable) takeOne(raw []byte, now time.Time) (id perigee.NodeID, kept b
 
 // find returns the row held of a node, and whether m is no newer than what is known of it.
 func (t *rowTable) find(m mark) (old *rowState, stale bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if old = t.rows[m.Node]; old != nil {
 		return old, !m.newer(markOf(&old.row))
 	}
@@ -117,13 +109,40 @@ func (t *rowTable) find(m mark) (old *rowState, stale bool) {
 	return nil, ok && !m.newer(gone.mark)
 }
 
-// verify checks who signed the row and that it says nothing that would hurt a reader.
-func (t *rowTable) verify(signed record.SignedRow, row perigee.Row, old *rowState, now time.Time) (*rowState, error) {
+// verifyRow returns what checks rows by certificates and by who may use which name.
+func verifyRow(cluster perigee.ClusterID, root *x509.Certificate, auth func() *authority) rowVerifier {
+	return func(signed record.SignedRow, row perigee.Row, old *rowState, now time.Time) (*rowState, error) {
+		s, err := certify(cluster, root, signed, row, old, now)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case now.After(s.expires):
+			return nil, fmt.Errorf("its certificate expired at %s", timeText(s.expires))
+		case s.claims.ID != row.Node:
+			return nil, fmt.Errorf("signed by node %s", s.claims.ID)
+		case old != nil && !old.key.Equal(s.key):
+			return nil, fmt.Errorf("a second node uses the name with another key: rename one of them")
+		case auth().nodeRevoked(row.Node, s.key):
+			return nil, fmt.Errorf("the node was revoked")
+		}
+		if bound := auth().nodes[row.Node]; bound != nil && !bound.Equal(s.key) {
+			return nil, fmt.Errorf("the name belongs to another key")
+		}
+		if err := signed.VerifyRow(s.key); err != nil {
+			return nil, err
+		}
+		return s, checkRow(&row)
+	}
+}
+
+// certify finds out whose row it is; a chain that was verified before is not verified again.
+func certify(cluster perigee.ClusterID, root *x509.Certificate, signed record.SignedRow, row perigee.Row, old *rowState, now time.Time) (*rowState, error) {
 	s := &rowState{row: row, chain: signed.Chain}
 	if old != nil && slices.EqualFunc(old.chain, signed.Chain, bytes.Equal) {
 		s.claims, s.key, s.expires = old.claims, old.key, old.expires
 	} else {
-		claims, leaf, err := identity.VerifyNode(t.root, t.cluster, signed.Chain, now)
+		claims, leaf, err := identity.VerifyNode(root, cluster, signed.Chain, now)
 		if err != nil {
 			return nil, err
 		}
@@ -133,23 +152,7 @@ func (t *rowTable) verify(signed record.SignedRow, row perigee.Row, old *rowStat
 		}
 		s.claims, s.key, s.expires = claims, key, leaf.NotAfter
 	}
-	switch {
-	case now.After(s.expires):
-		return nil, fmt.Errorf("its certificate expired at %s", timeText(s.expires))
-	case s.claims.ID != row.Node:
-		return nil, fmt.Errorf("signed by node %s", s.claims.ID)
-	case old != nil && !old.key.Equal(s.key):
-		return nil, fmt.Errorf("a second node uses the name with another key: rename one of them")
-	case t.auth().nodeRevoked(row.Node, s.key):
-		return nil, fmt.Errorf("the node was revoked")
-	}
-	if bound := t.auth().nodes[row.Node]; bound != nil && !bound.Equal(s.key) {
-		return nil, fmt.Errorf("the name belongs to another key")
-	}
-	if err := signed.VerifyRow(s.key); err != nil {
-		return nil, err
-	}
-	return s, checkRow(&row)
+	return s, nil
 }
 
 func checkRow(r *perigee.Row) error {
@@ -171,8 +174,6 @@ func checkRow(r *perigee.Row) error {
 
 // put keeps a verified row, unless a newer one came in between.
 func (t *rowTable) put(s *rowState, now time.Time) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	old := t.rows[s.row.Node]
 	switch {
 	case old == nil && len(t.rows) >= maxNodes:
@@ -187,20 +188,16 @@ func (t *rowTable) put(s *rowState, now time.Time) bool {
 	return true
 }
 
-// putOwn keeps this node's own row, so that peers get it with the others.
-func (t *rowTable) putOwn(raw []byte, row perigee.Row, node *identity.Node, now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.rows[row.Node] = &rowState{
+// ownRowState is this node's own row, as the others see it.
+func ownRowState(raw []byte, row perigee.Row, node *identity.Node, now time.Time) *rowState {
+	return &rowState{
 		raw: raw, row: row, chain: node.Chain(), claims: node.Claims(), expires: node.Expires(),
-		key: node.Key().Public().(ed25519.PublicKey), advanced: now,
+		key: node.Key().Public().(ed25519.PublicKey), advanced: now, taken: now,
 	}
 }
 
 // marks returns how far the rows of all nodes are known here, sorted by node.
 func (t *rowTable) marks() []mark {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	marks := make([]mark, 0, len(t.rows))
 	for _, s := range t.rows {
 		marks = append(marks, markOf(&s.row))
@@ -209,40 +206,57 @@ func (t *rowTable) marks() []mark {
 	return marks[:min(len(marks), maxNodes)]
 }
 
-// compare returns the rows that somebody with these marks lacks, within the bounds of a message,
-// and the nodes of which they know more.
-func (t *rowTable) compare(theirs []mark) (rows [][]byte, want []perigee.NodeID) {
+// sum returns a digest of the marks.
+func (t *rowTable) sum() perigee.Digest {
+	h := digest.New()
+	for _, m := range t.marks() {
+		fmt.Fprintln(h, m.Node, m.Incarnation, m.Seq)
+	}
+	return digest.Of(h)
+}
+
+// lacks returns the nodes whose rows somebody with these marks knows better, as many as a message
+// may ask for. One of another region that was replaced here a moment ago can wait.
+func (t *rowTable) lacks(theirs []mark, now time.Time) (want []perigee.NodeID) {
+	for _, m := range theirs {
+		have, ok := t.gone[m.Node]
+		s := t.rows[m.Node]
+		if s != nil {
+			have, ok = goneRow{mark: markOf(&s.row)}, true
+		}
+		if ok && !m.newer(have.mark) || len(want) >= maxItems {
+			continue
+		}
+		if s != nil && s.claims.Region != t.region && now.Sub(s.taken) < farSpacing && m.Seq != lastWord {
+			continue
+		}
+		want = append(want, m.Node)
+	}
+	return want
+}
+
+// gives returns the rows that somebody of a region with these marks lacks, within the bounds of a
+// message. It does not know when they last heard of a node, so that of another region it gives what
+// did not change for a moment, or what they know nothing of.
+func (t *rowTable) gives(theirs []mark, to perigee.Region, now time.Time) (rows [][]byte) {
 	known := make(map[perigee.NodeID]mark, len(theirs))
 	for _, m := range theirs {
 		known[m.Node] = m
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	size := 0
-	for id, s := range t.rows {
+	var ids []perigee.NodeID
+	for _, id := range slices.Sorted(maps.Keys(t.rows)) {
+		s := t.rows[id]
 		m, ok := known[id]
-		if ok && !markOf(&s.row).newer(m) || len(rows) >= maxItems || size+len(s.raw) > maxBatch {
-			continue
-		}
-		rows = append(rows, s.raw)
-		size += len(s.raw)
-	}
-	for id, m := range known {
-		have, ok := t.gone[id]
-		if s := t.rows[id]; s != nil {
-			have, ok = goneRow{mark: markOf(&s.row)}, true
-		}
-		if !ok || m.newer(have.mark) {
-			want = append(want, id)
+		far := s.claims.Region != to && now.Sub(s.taken) < farSpacing && s.row.Seq != lastWord
+		if !ok || markOf(&s.row).newer(m) && !far {
+			ids = append(ids, id)
 		}
 	}
-	return rows, want
+	return t.raws(ids)
 }
 
 // raws returns the encoded rows of some nodes, within the bounds of a message.
 func (t *rowTable) raws(ids []perigee.NodeID) (rows [][]byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	size := 0
 	for _, id := range ids {
 		if s := t.rows[id]; s != nil && len(rows) < maxItems && size+len(s.raw) <= maxBatch {
@@ -258,8 +272,6 @@ func (t *rowTable) raws(ids []perigee.NodeID) (rows [][]byte) {
 func (t *rowTable) sweep(now time.Time, judge func(*rowState) perigee.NodeState) (states map[perigee.NodeID]perigee.NodeState, rows map[perigee.NodeID]*rowState, dropped []perigee.NodeID) {
 	auth := t.auth()
 	states, rows = map[perigee.NodeID]perigee.NodeState{}, map[perigee.NodeID]*rowState{}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	for id, s := range t.rows {
 		if id == t.self {
 			continue
@@ -293,8 +305,6 @@ func (t *rowTable) sweep(now time.Time, judge func(*rowState) perigee.NodeState)
 
 // key returns the key that signed a node's row.
 func (t *rowTable) key(id perigee.NodeID) (ed25519.PublicKey, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if s := t.rows[id]; s != nil {
 		return s.key, true
 	}
@@ -303,8 +313,6 @@ func (t *rowTable) key(id perigee.NodeID) (ed25519.PublicKey, bool) {
 
 // addrs returns the mesh addresses that the rows name.
 func (t *rowTable) addrs() map[perigee.NodeID]rowAddr {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	all := make(map[perigee.NodeID]rowAddr, len(t.rows))
 	for id, s := range t.rows {
 		all[id] = rowAddr{s.row.Addr, s.row.Seq == lastWord}

@@ -18,15 +18,12 @@ import (
 )
 
 const (
-	joinFirst    = 250 * time.Millisecond // between tries while alone, doubled up to
-	joinMost     = 5 * time.Second
-	joinAgain    = 2 * time.Second // between tries to reach somebody lost, while not alone
-	joinAtOnce   = 8               // addresses tried at once while alone
-	peersEvery   = 10 * time.Second
-	pendingEvery = 200 * time.Millisecond
-	storageRetry = 10 * time.Second
-	maxSpread    = 64 // records passed on at once; a node that fetches everything tells nobody
-	leaveTime    = 2 * time.Second
+	joinFirst  = 250 * time.Millisecond // between tries while alone, doubled up to
+	joinMost   = 5 * time.Second
+	joinAgain  = 2 * time.Second // between tries to reach somebody lost, while not alone
+	joinAtOnce = 8               // addresses tried at once while alone
+	peersEvery = 10 * time.Second
+	leaveTime  = 2 * time.Second
 )
 
 // Run joins the cluster and keeps this node's state like that of the others until ctx ends. It owns
@@ -51,13 +48,15 @@ func (g *Gossip) Run(ctx context.Context) error {
 	g.setList(list)
 	spawn := func(f func(context.Context)) { wg.Go(func() { f(ctx) }) }
 	for _, loop := range []func(context.Context){
-		g.observeLoop, g.rowLoop, g.syncLoop, g.pendingLoop, g.peersLoop, func(ctx context.Context) { g.joinLoop(ctx, list) },
+		g.observeLoop, g.rowLoop, g.tickLoop, g.peersLoop, func(ctx context.Context) { g.joinLoop(ctx, list) },
 	} {
 		spawn(loop)
 	}
-	g.pusher.start(spawn)
+	g.run(spawn)
+	g.step(Start{})
 	<-ctx.Done()
-	g.pusher.stop()
+	g.run(nil)
+	g.step(Stop{})
 	g.setList(nil)
 	if err := list.Shutdown(); err != nil {
 		return fmt.Errorf("run gossip: stop membership: %w", err)
@@ -77,26 +76,18 @@ func (g *Gossip) Leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
 	g.own.leave()
-	raw, row, err := g.own.sign(time.Now())
+	now := time.Now()
+	raw, row, reach, err := g.own.sign(now)
 	if err != nil {
 		return fmt.Errorf("leave: %w", err)
 	}
-	g.rows.putOwn(raw, row, g.conf.Identity, time.Now())
-	first, rest, all := g.pushOrder()
-	answers := make(chan pushed, len(first)+len(rest))
-	for _, to := range append(slices.Clone(first), rest...) {
-		g.pusher.push(to, nil, map[perigee.NodeID][]byte{g.self: raw}, !all, answers)
-	}
 	g.wakeObserver()
-	err = g.leaveList(ctx)
-	for range len(first) + len(rest) {
-		select {
-		case <-answers:
-		case <-ctx.Done():
-			return err
-		}
-	}
-	return err
+	left := make(chan error, 1)
+	go func() { left <- g.leaveList(ctx) }()
+	_, _ = ask(ctx, g, g.results, func(number uint64) Event {
+		return Own{Number: number, Row: ownRowState(raw, row, g.conf.Identity, now), Reach: reach}
+	})
+	return <-left
 }
 
 func (g *Gossip) leaveList(ctx context.Context) error {
@@ -113,174 +104,34 @@ func (g *Gossip) leaveList(ctx context.Context) error {
 }
 
 // targets returns the peers that can be called: those alive first, then those suspected, by name.
-func (g *Gossip) targets() []target {
-	var alive, suspect []target
+// Without any, it returns the addresses where one was.
+func (g *Gossip) targets() []Peer {
+	var alive, suspect []Peer
 	nodes := g.observed().Nodes
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
-		t := target{id: id, region: nodes[id].Region}
-		switch nodes[id].State {
-		case perigee.NodeAlive:
-			alive = append(alive, t)
-		case perigee.NodeSuspect:
-			t.suspect = true
-			suspect = append(suspect, t)
+		p := Peer{ID: id, Region: nodes[id].Region}
+		switch {
+		case id == g.self:
+		case nodes[id].State == perigee.NodeAlive:
+			alive = append(alive, p)
+		case nodes[id].State == perigee.NodeSuspect:
+			p.Suspect = true
+			suspect = append(suspect, p)
 		}
 	}
-	alive = slices.DeleteFunc(alive, func(t target) bool { return t.id == g.self })
 	members := g.members.alive()
 	for _, id := range slices.Sorted(maps.Keys(members)) {
 		if nodes[id] == nil && id != g.self {
-			suspect = append(suspect, target{id: id, addr: members[id], suspect: true})
+			suspect = append(suspect, Peer{ID: id, Addr: members[id], Suspect: true})
 		}
 	}
-	return append(alive, suspect...)
-}
-
-// pushOrder returns whom to tell at once, and whom to try after them. In a larger cluster nobody
-// counts on a suspect.
-func (g *Gossip) pushOrder() (first, rest []target, all bool) {
-	peers := g.targets()
-	sure := slices.DeleteFunc(slices.Clone(peers), func(t target) bool { return t.suspect })
-	if len(peers) <= fanoutAll || len(sure) <= fanoutAll {
-		sure = peers
-	}
-	first, all = fanout(sure, g.conf.Identity.Claims().Region, newRand())
-	for _, t := range peers {
-		if len(first)+len(rest) < replicateMost && !slices.Contains(first, t) {
-			rest = append(rest, t)
-		}
-	}
-	return first, rest, all
-}
-
-// noteFresh passes records on that came from a peer, once.
-func (g *Gossip) noteFresh(fresh []*entry, from perigee.NodeID, spread bool) {
-	g.metrics.Records.WithLabelValues("peer").Add(float64(len(fresh)))
-	if len(fresh) == 0 || !spread {
-		return
-	}
-	first, _, all := g.pushOrder()
-	for _, to := range first {
-		if to.id != from {
-			g.pusher.push(to, fresh, nil, !all, nil)
-		}
-	}
-}
-
-// spreadRows passes rows on, this node's own and those of others, once.
-func (g *Gossip) spreadRows(rows map[perigee.NodeID][]byte, from perigee.NodeID) {
-	if len(rows) == 0 {
-		return
-	}
-	g.wakeObserver()
-	first, _, all := g.pushOrder()
-	for _, to := range first {
-		if to.id != from {
-			g.pusher.push(to, nil, rows, !all, nil)
-		}
-	}
-}
-
-func (g *Gossip) sendPush(ctx context.Context, to target, ask *pushAsk) (*pushTell, error) {
-	var tell pushTell
-	return &tell, g.caller(to)(ctx, pathPush, ask, &tell)
-}
-
-// caller returns the function that calls one peer and notes whether it answered.
-func (g *Gossip) caller(to target) caller {
-	return func(ctx context.Context, path string, ask, tell message) error {
-		body, err := encode(ask)
-		if err != nil {
-			return err
-		}
-		limit := callTimeout
-		if to.id == "" {
-			limit = lostTimeout
-		}
-		callCtx, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
-		var reply []byte
-		if to.addr.IsValid() {
-			reply, err = g.conf.Mesh.CallAddr(callCtx, to.addr, path, body)
-		} else {
-			reply, err = g.conf.Mesh.Call(callCtx, to.id, path, body)
-		}
-		switch {
-		case err != nil && ctx.Err() == nil && to.id != "":
-			g.members.silent(to.id)
-		case err == nil && !to.addr.IsValid():
-			g.members.heard(to.id, time.Now())
-		}
-		if err != nil {
-			return fmt.Errorf("call %s of %s: %w", path, to.name(), err)
-		}
-		return decode(reply, tell)
-	}
-}
-
-func (t target) name() string {
-	if t.id != "" {
-		return string(t.id)
-	}
-	return t.addr.String()
-}
-
-// syncLoop compares the state with one peer a second, and at once when somebody joined.
-func (g *Gossip) syncLoop(ctx context.Context) {
-	rng := newRand()
-	for {
-		timer := time.NewTimer(syncInterval*4/5 + rand.N(syncInterval*2/5))
-		select {
-		case <-timer.C:
-		case <-g.syncPoke:
-		case <-ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
-			return
-		}
-		if to, ok := g.syncTarget(rng); ok && RuleOf(g.compareWith(ctx, to)) == RuleStorage {
-			wait(ctx, storageRetry) // fetching what can't be stored helps nobody
-		}
-	}
-}
-
-func (g *Gossip) compareWith(ctx context.Context, to target) error {
-	differed, peer, err := g.compare(ctx, g.caller(to))
-	switch {
-	case RuleOf(err) == RuleStorage:
-		g.metrics.Syncs.WithLabelValues("failed").Inc()
-		g.logger.Warn("state of peers not stored", "peer", to.name(), "err", err)
-	case err != nil:
-		g.metrics.Syncs.WithLabelValues("failed").Inc()
-		if ctx.Err() == nil {
-			g.logger.Debug("state not compared", "peer", to.name(), "err", err)
-		}
-	case differed:
-		g.metrics.Syncs.WithLabelValues("repaired").Inc()
-		g.logger.Debug("state differed", "peer", peer)
-	default:
-		g.metrics.Syncs.WithLabelValues("equal").Inc()
-	}
-	return err
-}
-
-// syncTarget chooses a peer, more often in this region; without any, an address where one was.
-func (g *Gossip) syncTarget(rng *rand.Rand) (target, bool) {
-	peers := g.targets()
+	peers := append(alive, suspect...)
 	if len(peers) == 0 {
-		lost := g.lostAddrs()
-		if len(lost) == 0 {
-			return target{}, false
+		for _, addr := range g.lostAddrs() {
+			peers = append(peers, Peer{Addr: addr, Suspect: true})
 		}
-		return target{addr: lost[rng.IntN(len(lost))]}, true
 	}
-	region := g.conf.Identity.Claims().Region
-	near := slices.DeleteFunc(slices.Clone(peers), func(t target) bool { return t.region != region })
-	if len(near) > 0 && len(near) < len(peers) && rng.Float64() < nearChance {
-		peers = near
-	}
-	return peers[rng.IntN(len(peers))], true
+	return peers
 }
 
 // lostAddrs returns where nodes were or should be that membership does not list as alive.
@@ -292,7 +143,10 @@ func (g *Gossip) lostAddrs() []netip.AddrPort {
 	for _, addr := range g.known {
 		lost[addr] = true
 	}
-	for _, r := range g.rows.addrs() {
+	g.mu.Lock()
+	rows := g.core.rows.addrs()
+	g.mu.Unlock()
+	for _, r := range rows {
 		if r.left {
 			delete(lost, r.addr)
 		} else {
@@ -350,18 +204,6 @@ func (g *Gossip) join(ctx context.Context, list *memberlist.Memberlist, alone bo
 	return joined.Load()
 }
 
-// pendingLoop stores records whose time has come.
-func (g *Gossip) pendingLoop(ctx context.Context) {
-	for ctx.Err() == nil {
-		wait(ctx, pendingEvery)
-		fresh, err := g.storeDue(time.Now())
-		if err != nil {
-			g.logger.Warn("waiting records not stored", "err", err)
-		}
-		g.noteFresh(fresh, "", len(fresh) <= maxSpread)
-	}
-}
-
 // peersLoop writes the file of last known peers when they changed.
 func (g *Gossip) peersLoop(ctx context.Context) {
 	saved := g.known
@@ -382,3 +224,13 @@ func (g *Gossip) peersLoop(ctx context.Context) {
 
 // newRand returns a source of chance for one goroutine.
 func newRand() *rand.Rand { return rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) }
+
+// wait returns after d, or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -235,7 +235,7 @@ func TestDefer(t *testing.T) {
 		rev, _ := w.deploy("operator", manifest("hello"))
 		ptr := w.signAt(record.HLCAt(time.Now().Add(2*time.Second)), "operator", nil, &record.Pointer{Function: "hello", Revision: record.ID(rev)})
 		held, fresh, err := n.take([][]byte{rev, ptr})
-		if err != nil || len(held) != 1 || len(fresh) != 1 {
+		if err != nil || len(held) != 1 || fresh != 1 {
 			t.Fatalf("held %d, %v, want the revision only", len(held), err)
 		}
 		n.start()
@@ -264,13 +264,13 @@ func TestPendingBounds(t *testing.T) {
 			t.Fatalf("held %d, %v", len(held), err)
 		}
 	}
-	if got := n.pending.len(); got != maxWaiting {
+	if got := n.core.pending.len(); got != maxWaiting {
 		t.Errorf("%d records wait, want %d", got, maxWaiting)
 	}
 	_, fresh, err := n.take(people)
 	// The redemption waits for the token for a moment, in the place of one of the others.
-	if err != nil || len(fresh) != 2+maxWaiting-1 || n.pending.len() != 0 {
-		t.Errorf("with their author %d records are stored, %d wait, %v", len(fresh), n.pending.len(), err)
+	if err != nil || fresh != 2+maxWaiting-1 || n.core.pending.len() != 0 {
+		t.Errorf("with their author %d records are stored, %d wait, %v", fresh, n.core.pending.len(), err)
 	}
 
 	big := newPending()
@@ -356,8 +356,8 @@ func TestStateFull(t *testing.T) {
 	if RuleOf(err) != RuleStorage || !strings.Contains(err.Error(), "full") {
 		t.Errorf("Submit above MaxState: %v", err)
 	}
-	if n.set.bytes > 2048 {
-		t.Errorf("the state has %d bytes", n.set.bytes)
+	if n.core.set.bytes > 2048 {
+		t.Errorf("the state has %d bytes", n.core.set.bytes)
 	}
 }
 
@@ -365,14 +365,14 @@ func TestBadClock(t *testing.T) {
 	w := newWorld(t)
 	n := w.node("fra-1", "fra")
 	now := time.Now()
-	n.clock.compare("a-1", now.Add(3*time.Second), now, now)
+	n.core.clock.compare("a-1", now.Add(3*time.Second), now, now)
 	n.submit(t, w.sign("operator", nil, &record.Revoke{Node: "x-1"})) // one peer proves nothing
-	n.clock.compare("b-1", now.Add(3100*time.Millisecond), now, now)
+	n.core.clock.compare("b-1", now.Add(3100*time.Millisecond), now, now)
 	_, err := n.Submit(t.Context(), w.sign("operator", nil, &record.Revoke{Node: "x-2"}))
 	if RuleOf(err) != RuleClock || !strings.Contains(err.Error(), "differs from its peers' by 3s") {
 		t.Errorf("Submit to a node whose clock is off: %v", err)
 	}
-	n.clock.forget("a-1")
+	n.core.clock.forget("a-1")
 	n.submit(t, w.sign("operator", nil, &record.Revoke{Node: "x-2"}))
 }
 

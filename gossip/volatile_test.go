@@ -93,7 +93,7 @@ func TestRowChecks(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, kept, err := n.rows.takeOne(tt.raw, time.Now())
+			_, kept, err := n.takeRow(tt.raw, time.Now())
 			if kept != tt.kept || (err == nil) != (tt.text == "") || err != nil && !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("kept %v, %v, want %v and %q", kept, err, tt.kept, tt.text)
 			}
@@ -107,41 +107,41 @@ func TestRowChecks(t *testing.T) {
 		w.must(err)
 		raw, err := record.Marshal(signed)
 		w.must(err)
-		if _, kept, err := n.rows.takeOne(raw, time.Now()); kept || !errors.Is(err, record.ErrSignature) {
+		if _, kept, err := n.takeRow(raw, time.Now()); kept || !errors.Is(err, record.ErrSignature) {
 			t.Errorf("kept %v, %v", kept, err)
 		}
 	})
 	t.Run("expired", func(t *testing.T) {
 		raw := w.row(syd, "syd-1", seq(9, 0))
-		if _, kept, err := n.rows.takeOne(raw, time.Now().AddDate(0, 0, 40)); kept || err == nil || !strings.Contains(err.Error(), "ran out") {
+		if _, kept, err := n.takeRow(raw, time.Now().AddDate(0, 0, 40)); kept || err == nil || !strings.Contains(err.Error(), "ran out") {
 			t.Errorf("kept %v, %v", kept, err)
 		}
-		signed, row, err := record.DecodeRow(n.rows.rows["syd-1"].raw)
+		signed, row, err := record.DecodeRow(n.core.rows.rows["syd-1"].raw)
 		w.must(err)
 		row.Seq++
 		known, err := record.SignRow(key("syd-1"), signed.Chain, row) // a chain that was verified before
 		w.must(err)
-		if _, kept, err := n.rows.takeOne(known, time.Now().AddDate(0, 0, 40)); kept || err == nil || !strings.Contains(err.Error(), "expired") {
+		if _, kept, err := n.takeRow(known, time.Now().AddDate(0, 0, 40)); kept || err == nil || !strings.Contains(err.Error(), "expired") {
 			t.Errorf("kept %v, %v", kept, err)
 		}
 	})
 	t.Run("renewed certificate", func(t *testing.T) {
 		moved := syd
 		moved.Zone = "b"
-		if _, kept, err := n.rows.takeOne(w.row(moved, "syd-1", seq(10, 0)), time.Now()); !kept || err != nil {
+		if _, kept, err := n.takeRow(w.row(moved, "syd-1", seq(10, 0)), time.Now()); !kept || err != nil {
 			t.Fatalf("kept %v, %v", kept, err)
 		}
-		if got := n.rows.rows["syd-1"].claims.Zone; got != "b" {
+		if got := n.core.rows.rows["syd-1"].claims.Zone; got != "b" {
 			t.Errorf("zone %q, want the new certificate's", got)
 		}
 	})
 	t.Run("this node's former life", func(t *testing.T) {
 		before := n.own.get()
 		raw := w.row(signerClaims("fra-1"), "fra-1", seq(before.Incarnation+1000, 7))
-		if _, kept, err := n.rows.takeOne(raw, time.Now()); kept || err != nil {
+		if _, kept, err := n.takeRow(raw, time.Now()); kept || err != nil {
 			t.Errorf("kept %v, %v", kept, err)
 		}
-		if _, row, err := n.own.sign(time.Now()); err != nil || !markOf(&row).newer(mark{Incarnation: before.Incarnation + 1000, Seq: 7}) {
+		if _, row, _, err := n.own.sign(time.Now()); err != nil || !markOf(&row).newer(mark{Incarnation: before.Incarnation + 1000, Seq: 7}) {
 			t.Errorf("the next own row is %d/%d, %v", row.Incarnation, row.Seq, err)
 		}
 	})
@@ -159,7 +159,7 @@ func TestGoneRow(t *testing.T) {
 	syd := perigee.NodeClaims{ID: "syd-1", Region: "syd"}
 	raw := w.row(syd, "syd-1", func(*perigee.Row) {})
 	offer := func(raw []byte) bool {
-		_, kept, err := n.rows.takeOne(raw, time.Now())
+		_, kept, err := n.takeRow(raw, time.Now())
 		w.must(err)
 		return kept
 	}
@@ -168,28 +168,28 @@ func TestGoneRow(t *testing.T) {
 		t.Fatal("the row was not kept")
 	}
 	start := time.Now()
-	n.rows.sweep(start, dead)
-	if states, _, dropped := n.rows.sweep(start.Add(shownDead), dead); len(dropped) > 0 || states["syd-1"] != perigee.NodeDead {
+	n.core.rows.sweep(start, dead)
+	if states, _, dropped := n.core.rows.sweep(start.Add(shownDead), dead); len(dropped) > 0 || states["syd-1"] != perigee.NodeDead {
 		t.Fatalf("dropped %v too early", dropped)
 	}
-	if _, _, dropped := n.rows.sweep(start.Add(shownDead+time.Second), dead); !slices.Equal(dropped, []perigee.NodeID{"syd-1"}) {
+	if _, _, dropped := n.core.rows.sweep(start.Add(shownDead+time.Second), dead); !slices.Equal(dropped, []perigee.NodeID{"syd-1"}) {
 		t.Fatalf("dropped %v", dropped)
 	}
 	if offer(raw) {
 		t.Error("a peer brought the row back")
 	}
 	old, newer := mark{Node: "syd-1", Incarnation: 5, Seq: 1}, mark{Node: "syd-1", Incarnation: 6}
-	if _, want := n.rows.compare([]mark{old}); len(want) != 0 {
+	if want := n.core.rows.lacks([]mark{old}, start); len(want) != 0 {
 		t.Errorf("wants the row of %v, which it dropped", want)
 	}
-	if _, want := n.rows.compare([]mark{newer}); len(want) != 1 {
+	if want := n.core.rows.lacks([]mark{newer}, start); len(want) != 1 {
 		t.Error("does not want a newer row")
 	}
 	if !offer(w.row(syd, "syd-1", func(r *perigee.Row) { r.Seq++ })) {
 		t.Error("a newer row was not kept")
 	}
-	n.rows.sweep(start.Add(shownDead+remembered+time.Minute), dead)
-	if len(n.rows.gone) != 0 {
+	n.core.rows.sweep(start.Add(shownDead+remembered+time.Minute), dead)
+	if len(n.core.rows.gone) != 0 {
 		t.Error("the mark of a dropped row is kept for ever")
 	}
 }
@@ -233,14 +233,14 @@ func TestLiveness(t *testing.T) {
 }
 
 func TestFanout(t *testing.T) {
-	peers := func(regions ...perigee.Region) (list []target) {
+	peers := func(regions ...perigee.Region) (list []Peer) {
 		for i, r := range regions {
-			list = append(list, target{id: perigee.NodeID(fmt.Sprintf("n%02d", i)), region: r})
+			list = append(list, Peer{ID: perigee.NodeID(fmt.Sprintf("n%02d", i)), Region: r})
 		}
 		return list
 	}
 	small := peers("fra", "syd", "syd", "ams", "ams")
-	if got, all := fanout(small, "fra", newRand()); !all || !slices.Equal(got, small) {
+	if got, all := fanout(small, "fra", ReachAll, newRand()); !all || !slices.Equal(got, small) {
 		t.Errorf("a small cluster: %v, %v, want all", got, all)
 	}
 	large := peers("fra", "fra", "fra", "fra", "fra", "fra", "syd", "syd", "ams", "ams")
@@ -248,13 +248,13 @@ func TestFanout(t *testing.T) {
 	const rounds = 4000
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range rounds {
-		got, all := fanout(large, "fra", rng)
+		got, all := fanout(large, "fra", ReachAll, rng)
 		if all || len(got) < fanoutNear || len(got) > fanoutNear+1 {
 			t.Fatalf("chose %v, %v", got, all)
 		}
 		for i, p := range got {
-			chosen[p.id]++
-			if near := p.region == "fra"; near != (i < fanoutNear) {
+			chosen[p.ID]++
+			if near := p.Region == "fra"; near != (i < fanoutNear) {
 				t.Fatalf("chose %v: the first four are near, the fifth is far", got)
 			}
 		}
@@ -267,83 +267,97 @@ func TestFanout(t *testing.T) {
 		t.Errorf("only %d of %d were ever chosen", len(chosen), len(large))
 	}
 	sparse := peers("fra", "syd", "ams", "wdc", "gru", "nrt", "sin")
-	if got, _ := fanout(sparse, "fra", rng); len(got) < fanoutNear || got[0].region != "fra" {
+	if got, _ := fanout(sparse, "fra", ReachAll, rng); len(got) < fanoutNear || got[0].Region != "fra" {
 		t.Errorf("with one peer near: %v, want it and others in the free places", got)
 	}
 }
 
-// TestPusher checks batching, bounds and answers of the queue to one peer.
-func TestPusher(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var asks []*pushAsk
-		var fail error
-		p := pusher{metrics: NewMetrics(nil), outboxes: map[perigee.NodeID]*outbox{}}
-		p.send = func(ctx context.Context, to target, ask *pushAsk) (*pushTell, error) {
-			asks = append(asks, ask)
-			wait(ctx, 100*time.Millisecond)
-			var held []perigee.Digest
-			for _, raw := range ask.Records {
-				held = append(held, record.ID(raw))
+// TestOutbox checks batching, bounds and answers of the queue to one peer.
+func TestOutbox(t *testing.T) {
+	w := newWorld(t)
+	c := w.node("fra-1", "fra").core
+	now := time.Now()
+	var asks []*pushAsk
+	var fail error
+	// settle lets a second pass in which each message is answered after 100 ms.
+	settle := func() {
+		for end := now.Add(time.Second); now.Before(end); now = now.Add(5 * time.Millisecond) {
+			for _, call := range c.Step(now, Tick{}).Calls {
+				ask, ok := call.Message.(*pushAsk)
+				if !ok {
+					c.Step(now, Failed{call.Number, errors.New("not in this test")})
+					continue
+				}
+				asks = append(asks, ask)
+				var held []perigee.Digest
+				for _, raw := range ask.Records {
+					held = append(held, record.ID(raw))
+				}
+				now = now.Add(100 * time.Millisecond)
+				if fail != nil {
+					c.Step(now, Failed{call.Number, fail})
+				} else {
+					c.Step(now, Answered{call.Number, &pushTell{Held: packDigests(held)}})
+				}
 			}
-			return &pushTell{Held: packDigests(held)}, fail
 		}
-		answers := make(chan pushed, 3)
-		p.push(target{id: "a"}, nil, nil, false, answers)
-		if a := <-answers; a.err == nil {
-			t.Error("a push before start is answered without an error")
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		p.start(func(f func(context.Context)) { go f(ctx) })
+	}
+	var answers []pushed
+	answer := func(_ time.Time, a pushed) { answers = append(answers, a) }
+	c.push(now, Peer{ID: "a"}, nil, nil, ReachOne, answer)
+	if len(answers) != 1 || answers[0].err == nil {
+		t.Error("a push before the start is answered without an error")
+	}
+	c.Step(now, Start{})
 
-		var entries []*entry
-		for i := range maxItems + 10 {
-			raw := fmt.Append(nil, "record ", i)
-			entries = append(entries, &entry{id: record.ID(raw), raw: raw})
-		}
-		p.push(target{id: "a"}, entries[:3], nil, false, nil)
-		p.push(target{id: "a"}, entries[2:5], map[perigee.NodeID][]byte{"x": {1}}, true, answers)
-		if a := <-answers; a.err != nil || !holdsAll(a.held, entries[2:5]) {
-			t.Errorf("answer %+v", a)
-		}
-		if len(asks) != 1 || len(asks[0].Records) != 5 || len(asks[0].Rows) != 1 || !asks[0].Spread {
-			t.Errorf("sent %d messages, want one with all: %+v", len(asks), asks[0])
-		}
-		asks = nil
-		p.push(target{id: "a"}, entries, nil, false, answers)
-		if a := <-answers; a.err != nil || !holdsAll(a.held, entries) {
-			t.Errorf("answer of %d, %v, want all of two messages", len(a.held), a.err)
-		}
-		if len(asks) != 2 || len(asks[0].Records) != maxItems {
-			t.Errorf("sent %d messages", len(asks))
-		}
-		fail = errors.New("no route")
-		p.push(target{id: "b"}, entries, nil, false, answers)
-		if a := <-answers; !errors.Is(a.err, fail) {
-			t.Errorf("answer %+v, want the error", a)
-		}
-		synctest.Wait()
-		wait(ctx, time.Second)
-		if len(p.outboxes) != 0 {
-			t.Errorf("%d outboxes are left", len(p.outboxes))
-		}
-		fail = nil
-		asks = nil
-		var flood []*entry
-		for i := range 2 * maxOutbox {
-			raw := fmt.Append(nil, "flood ", i)
-			flood = append(flood, &entry{id: record.ID(raw), raw: raw})
-		}
-		p.push(target{id: "c"}, flood, nil, false, nil)
-		wait(ctx, 10*time.Second)
-		total := 0
-		for _, a := range asks {
-			total += len(a.Records)
-		}
-		if total != maxOutbox {
-			t.Errorf("a flood of %d sent %d records, want %d", len(flood), total, maxOutbox)
-		}
-		cancel()
-	})
+	var entries []*entry
+	for i := range maxItems + 10 {
+		raw := fmt.Append(nil, "record ", i)
+		entries = append(entries, &entry{id: record.ID(raw), raw: raw})
+	}
+	answers = nil
+	c.push(now, Peer{ID: "a"}, entries[:3], nil, ReachOne, nil)
+	c.push(now, Peer{ID: "a"}, entries[2:5], map[perigee.NodeID][]byte{"x": {1}}, ReachAll, answer)
+	settle()
+	if len(answers) != 1 || answers[0].err != nil || !holdsAll(answers[0].held, entries[2:5]) {
+		t.Errorf("answers %+v", answers)
+	}
+	if len(asks) != 1 || len(asks[0].Records) != 5 || len(asks[0].Rows) != 1 || asks[0].Reach != ReachAll {
+		t.Errorf("sent %d messages, want one with all: %+v", len(asks), asks)
+	}
+	asks, answers = nil, nil
+	c.push(now, Peer{ID: "a"}, entries, nil, ReachOne, answer)
+	settle()
+	if len(answers) != 1 || answers[0].err != nil || !holdsAll(answers[0].held, entries) {
+		t.Errorf("%d answers, want all of two messages", len(answers))
+	}
+	if len(asks) != 2 || len(asks[0].Records) != maxItems {
+		t.Errorf("sent %d messages", len(asks))
+	}
+	fail, answers = errors.New("no route"), nil
+	c.push(now, Peer{ID: "b"}, entries, nil, ReachOne, answer)
+	settle()
+	if len(answers) != 1 || !errors.Is(answers[0].err, fail) {
+		t.Errorf("answers %+v, want the error", answers)
+	}
+	if len(c.boxes) != 0 {
+		t.Errorf("%d outboxes are left", len(c.boxes))
+	}
+	fail, asks = nil, nil
+	var flood []*entry
+	for i := range 2 * maxOutbox {
+		raw := fmt.Append(nil, "flood ", i)
+		flood = append(flood, &entry{id: record.ID(raw), raw: raw})
+	}
+	c.push(now, Peer{ID: "c"}, flood, nil, ReachOne, nil)
+	settle()
+	total := 0
+	for _, a := range asks {
+		total += len(a.Records)
+	}
+	if total != maxOutbox {
+		t.Errorf("a flood of %d sent %d records, want %d", len(flood), total, maxOutbox)
+	}
 }
 
 // TestTransport checks what memberlist relies on.

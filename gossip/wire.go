@@ -11,13 +11,14 @@ import (
 // The paths of the control protocol. Each takes a POST with one message and answers with one.
 const (
 	pathSync = "/gossip/sync"
+	pathRows = "/gossip/rows"
 	pathIDs  = "/gossip/ids"
 	pathGet  = "/gossip/get"
 	pathPush = "/gossip/push"
 )
 
 const (
-	wireVersion = 1
+	wireVersion = 2
 	// maxMessage bounds any message in either direction; batches are cut at maxBatch, so that one
 	// more record or row still fits.
 	maxMessage = 8 << 20
@@ -47,18 +48,29 @@ func (m mark) newer(old mark) bool {
 type syncAsk struct {
 	Version uint8          `json:"v"`
 	Root    perigee.Digest `json:"root"`
-	Marks   []mark         `json:"marks"`
+	Rows    perigee.Digest `json:"rows"` // of the marks of all rows
 }
 
-// syncTell answers: what I have that differs, and the rows that you lack.
+// syncTell answers: what I have that differs.
 type syncTell struct {
+	Version uint8          `json:"v"`
+	Node    perigee.NodeID `json:"node"`
+	Now     int64          `json:"now"` // Unix milliseconds
+	Root    perigee.Digest `json:"root"`
+	Sums    []byte         `json:"sums,omitempty"`  // the 256 bucket digests, when the roots differ
+	Marks   []mark         `json:"marks,omitempty"` // of all rows, when their digests differ
+}
+
+// rowsAsk brings rows and asks for those of some nodes.
+type rowsAsk struct {
 	Version uint8            `json:"v"`
-	Node    perigee.NodeID   `json:"node"`
-	Now     int64            `json:"now"` // Unix milliseconds
-	Root    perigee.Digest   `json:"root"`
-	Sums    []byte           `json:"sums,omitempty"` // the 256 bucket digests, when the roots differ
+	Nodes   []perigee.NodeID `json:"nodes,omitempty"`
 	Rows    [][]byte         `json:"rows,omitempty"`
-	Want    []perigee.NodeID `json:"want,omitempty"` // nodes whose rows you know better
+}
+
+// rowsTell has some of the rows asked for; the next comparison brings the others.
+type rowsTell struct {
+	Rows [][]byte `json:"rows"`
 }
 
 // idsAsk asks for the identities of the records in some buckets.
@@ -89,7 +101,7 @@ type pushAsk struct {
 	Version uint8    `json:"v"`
 	Records [][]byte `json:"records,omitempty"`
 	Rows    [][]byte `json:"rows,omitempty"`
-	Spread  bool     `json:"spread,omitempty"` // pass on what is new to you
+	Reach   Reach    `json:"reach,omitempty"` // how far to pass on what is new to you
 }
 
 // pushTell says which of the records are on the receiver's disk now.
@@ -97,12 +109,65 @@ type pushTell struct {
 	Held []byte `json:"held"`
 }
 
-// message is one of the types above.
-type message interface {
+// Message is one of the types above.
+type Message interface {
 	check() error
 }
 
-func encode(m message) ([]byte, error) {
+// pathOf returns where a question is posted.
+func pathOf(ask Message) string {
+	switch ask.(type) {
+	case *syncAsk:
+		return pathSync
+	case *rowsAsk:
+		return pathRows
+	case *idsAsk:
+		return pathIDs
+	case *getAsk:
+		return pathGet
+	}
+	return pathPush
+}
+
+// newAsk and newTell return empty messages of the type that a path takes and answers with; nil when
+// there is no such path.
+func newAsk(path string) Message {
+	switch path {
+	case pathSync:
+		return &syncAsk{}
+	case pathRows:
+		return &rowsAsk{}
+	case pathIDs:
+		return &idsAsk{}
+	case pathGet:
+		return &getAsk{}
+	case pathPush:
+		return &pushAsk{}
+	}
+	return nil
+}
+
+func newTell(path string) Message {
+	switch path {
+	case pathSync:
+		return &syncTell{}
+	case pathRows:
+		return &rowsTell{}
+	case pathIDs:
+		return &idsTell{}
+	case pathGet:
+		return &getTell{}
+	}
+	return &pushTell{}
+}
+
+// Size returns the length of a message on the wire, in bytes, without what carries it.
+func Size(m Message) int {
+	b, _ := encode(m)
+	return len(b)
+}
+
+func encode(m Message) ([]byte, error) {
 	b, err := record.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode %T: %w", m, err)
@@ -114,7 +179,7 @@ func encode(m message) ([]byte, error) {
 }
 
 // decode reads a message and checks its bounds.
-func decode(b []byte, m message) error {
+func decode(b []byte, m Message) error {
 	if len(b) > maxMessage {
 		return fmt.Errorf("decode %T: %d bytes, the limit is %d", m, len(b), maxMessage)
 	}
@@ -136,21 +201,30 @@ func checkVersion(v uint8) error {
 	return nil
 }
 
-func (m *syncAsk) check() error {
-	if len(m.Marks) > maxNodes {
-		return errTooMany
-	}
-	return checkVersion(m.Version)
-}
+func (m *syncAsk) check() error { return checkVersion(m.Version) }
 
 func (m *syncTell) check() error {
-	if len(m.Rows) > maxItems || len(m.Want) > maxNodes {
+	if len(m.Marks) > maxNodes {
 		return errTooMany
 	}
 	if n := len(m.Sums); n != 0 && n != buckets*len(perigee.Digest{}) {
 		return fmt.Errorf("%d bytes of bucket digests", n)
 	}
 	return checkVersion(m.Version)
+}
+
+func (m *rowsAsk) check() error {
+	if len(m.Nodes) > maxNodes || len(m.Rows) > maxItems {
+		return errTooMany
+	}
+	return checkVersion(m.Version)
+}
+
+func (m *rowsTell) check() error {
+	if len(m.Rows) > maxItems {
+		return errTooMany
+	}
+	return nil
 }
 
 func (m *idsAsk) check() error {
@@ -197,6 +271,9 @@ func (m *getTell) check() error {
 func (m *pushAsk) check() error {
 	if len(m.Records) > maxItems || len(m.Rows) > maxItems {
 		return errTooMany
+	}
+	if m.Reach > ReachAll {
+		return fmt.Errorf("reach %d", m.Reach)
 	}
 	return checkVersion(m.Version)
 }
