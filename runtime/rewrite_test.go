@@ -276,3 +276,110 @@ func TestFuelIsCounted(t *testing.T) {
 		t.Errorf("filling 40,000 bytes costs %d", got)
 	}
 }
+
+// bulky is a module whose functions copy, fill and init do a bulk operation each on their three arguments. Its
+// passive segment is longer than a chunk, and so is the one that it drops.
+func bulky(pages int, segment []byte) []byte {
+	args := Cat(0x20, 0, 0x20, 1, 0x20, 2)
+	body := func(b ...any) []byte {
+		code := Cat(0, Cat(b...), 0x0b)
+		return Cat(U(uint64(len(code))), code)
+	}
+	return Cat(Preamble,
+		Section(1, Vec(Cat(0x60, 3, 0x7f, 0x7f, 0x7f, 0))),
+		Section(3, Vec(U(0), U(0), U(0), U(0))),
+		Section(5, Vec(Cat(0, U(uint64(pages))))),
+		Section(7, Vec(Cat(Name("memory"), 2, 0), Cat(Name("copy"), 0, 0), Cat(Name("fill"), 0, 1), Cat(Name("init"), 0, 2), Cat(Name("dropped"), 0, 3))),
+		Section(12, U(2)),
+		Section(10, Vec(body(args, 0xfc, 10, 0, 0), body(args, 0xfc, 11, 0), body(args, 0xfc, 8, 0, 0), body(0xfc, 9, 1, args, 0xfc, 8, 1, 0))),
+		Section(11, Vec(Cat(1, Name(string(segment))), Cat(1, Name(string(segment))))))
+}
+
+// TestRewrittenBulk does bulk operations of up to some MiB as they are and rewritten, which goes by chunks:
+// up and down, over one another, on the edge of memory and beyond. Memory and traps must be the same.
+func TestRewrittenBulk(t *testing.T) {
+	const pages, seed, chunk = 80, 5, 1 << 20
+	rng := rand.New(rand.NewPCG(seed, seed))
+	pattern := make([]byte, pages<<16)
+	for i := range pattern {
+		pattern[i] = byte(rng.Uint32())
+	}
+	wasm := bulky(pages, pattern[:2*chunk+chunk/2])
+	r := metering(t)
+	var mods [2]api.Module
+	for i, b := range [][]byte{wasm, rewrite(t, wasm).Wasm} {
+		code, err := r.CompileModule(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mods[i], err = r.InstantiateModule(t.Context(), code, wazero.NewModuleConfig().WithName("")); err != nil {
+			t.Fatal(err)
+		}
+		mods[i].Memory().Write(0, pattern)
+	}
+	// Lengths and distances around whole chunks, and any.
+	near := func() uint64 { return uint64(max(0, rng.IntN(5)*chunk+rng.IntN(5)-2)) }
+	any := func() uint64 { return uint64(rng.IntN(pages<<16 + 2)) }
+	trapped := 0
+	for range 400 {
+		name := []string{"copy", "copy", "fill", "init", "dropped"}[rng.IntN(5)]
+		args := []uint64{any(), any(), near()}
+		switch rng.IntN(6) {
+		case 0:
+			args[2] = any()
+		case 1: // near each other
+			args[1] = uint64(max(0, int(args[0])+rng.IntN(2001)-1000))
+		case 2:
+			args[0], args[1] = near(), near()
+		case 3: // to the last byte, or just beyond
+			args[0] = pages<<16 - min(args[2], pages<<16) + uint64(rng.IntN(2))
+		case 4:
+			args[rng.IntN(3)] = math.MaxUint32 - uint64(rng.IntN(3))
+		}
+		var results [2]string
+		for i, mod := range mods {
+			_, err := mod.ExportedFunction(name).Call(t.Context(), args...)
+			results[i], _, _ = strings.Cut(fmt.Sprint(err), "\n")
+		}
+		if results[0] != "<nil>" {
+			trapped++
+		}
+		a, _ := mods[0].Memory().Read(0, pages<<16)
+		b, _ := mods[1].Memory().Read(0, pages<<16)
+		if results[0] != results[1] || !bytes.Equal(a, b) {
+			t.Fatalf("%s %v: as it was %s, rewritten %s, memory equal: %v", name, args, results[0], results[1], bytes.Equal(a, b))
+		}
+	}
+	if trapped < 80 || trapped > 320 {
+		t.Errorf("%d of 400 trapped", trapped)
+	}
+}
+
+// TestBulkIsInterrupted checks that a guest can be ended in the middle of one long operation.
+func TestBulkIsInterrupted(t *testing.T) {
+	const pages, enough = 160, 6 << 20
+	wasm := bulky(pages, make([]byte, enough))
+	for name, args := range map[string][]uint64{"copy": {0, 1 << 20, enough}, "fill": {0, 1, enough}, "init": {0, 0, enough}} {
+		r := wazero.NewRuntime(t.Context())
+		b := r.NewHostModuleBuilder(wasmbin.HostModule)
+		refills := 0
+		b.NewFunctionBuilder().WithFunc(func(left int64) int64 {
+			if refills++; refills == 3 {
+				panic(errors.New("enough"))
+			}
+			return 250_000
+		}).Export(wasmbin.Refill)
+		b.NewFunctionBuilder().WithFunc(func() {}).Export(wasmbin.TooDeep)
+		if _, err := b.Instantiate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mod, err := r.Instantiate(t.Context(), rewrite(t, wasm).Wasm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := mod.ExportedFunction(name).Call(t.Context(), args...); err == nil || !strings.Contains(err.Error(), "enough") {
+			t.Errorf("%s of %d bytes was not interrupted: %v, after %d refills", name, enough, err, refills)
+		}
+		_ = r.Close(context.Background())
+	}
+}

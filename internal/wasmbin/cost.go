@@ -7,6 +7,8 @@ const (
 	costGrow        = 1024 // memory.grow: the host is asked
 	bulkShift       = 3    // bulk operations cost one unit for 1<<bulkShift bytes or entries
 
+	bulkChunk = 1 << 20 // bytes that a bulk operation on memory does at a time: some hundred microseconds
+
 	flushAt  = 1000 // units that a loop may add up before it pays
 	freeLeaf = 64   // what a function without loops and calls may cost that does not look whether there is fuel
 )

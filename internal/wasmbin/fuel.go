@@ -35,12 +35,11 @@ const (
 	emptyType = 0x40
 )
 
-// code returns the new code section.
+// code returns the functions of the new code section.
 func (w *rewriter) code() encoder {
 	n := w.enter(secCode)
 	sectionEnd := w.end
 	out := make(encoder, 0, (w.end-w.pos)*3/2)
-	out.u32(n + 3)
 	var body encoder
 	for i := range int(n) {
 		size := w.u32()
@@ -52,7 +51,11 @@ func (w *rewriter) code() encoder {
 		out = append(out, body...)
 		w.end = sectionEnd
 	}
-	for _, helper := range []encoder{w.flushHelper(), w.bulkHelper(), w.enterHelper()} {
+	helpers := []encoder{w.flushHelper(), w.bulkHelper(), w.enterHelper()}
+	for _, b := range w.chunkedOps {
+		helpers = append(helpers, w.chunkedHelper(b))
+	}
+	for _, helper := range helpers {
 		out.u32(uint32(len(helper)))
 		out = append(out, helper...)
 	}
@@ -70,14 +73,19 @@ func (w *rewriter) flushHelper() encoder {
 // bulkHelper is the body of (i32) -> (): pay for the length of a bulk operation.
 func (w *rewriter) bulkHelper() encoder {
 	e := encoder{0}
-	w.pay(&e, func() {
-		e.op(opLocalGet, 0)
-		e = append(e, opI64ExtendU)
-		e.constant(opI64Const, bulkShift)
-		e = append(e, opI64ShrU)
-	})
-	w.refillIfNone(&e)
+	w.payLength(&e, 0)
 	return append(e, opEnd)
+}
+
+// payLength pays for the length of a bulk operation, which is in a local.
+func (w *rewriter) payLength(e *encoder, local uint32) {
+	w.pay(e, func() {
+		e.op(opLocalGet, local)
+		*e = append(*e, opI64ExtendU)
+		e.constant(opI64Const, bulkShift)
+		*e = append(*e, opI64ShrU)
+	})
+	w.refillIfNone(e)
 }
 
 // enterHelper is the body of () -> (), called by a function that finds fuel or depth below zero.
@@ -128,7 +136,7 @@ type metered struct {
 	loops    bool   // it has loops
 	calls    bool   // it calls functions that are defined
 	leaves   bool   // it is left by other ways than its end
-	bulks    bool   // it has bulk operations
+	bulks    bool   // it has bulk operations that are done where they stand
 	sum      uint32 // the local with the sum, if it has loops
 	lengths  uint32 // the local for the length of a bulk operation, if it has one
 }
@@ -306,6 +314,11 @@ func (f *metered) emit(wrapped bool) {
 			f.copied = p.next
 		case opPrefixFC: // the length is on top of the stack
 			f.copyTo(p.at)
+			if p.index != 0 {
+				f.out.op(opCall, p.index)
+				f.copied = p.next
+				continue
+			}
 			f.out.op(opLocalTee, f.lengths)
 			f.out.op(opLocalGet, f.lengths)
 			f.out.op(opCall, f.bulk)

@@ -7,7 +7,7 @@ import (
 
 // RewriterVersion changes with what Rewrite makes of a module: code compiled from an older result must
 // not be used.
-const RewriterVersion = 3
+const RewriterVersion = 4
 
 // What a rewritten module imports from HostModule, and exports beyond what it exported before. No guest
 // may use these names itself.
@@ -52,7 +52,7 @@ func (r *Rewritten) Restorable() bool {
 //     the beginning of a function and of a turn of a loop, and where ways of different cost part. A function
 //     with loops adds up in a local, and takes that from the global FuelGlobal when it returns, and in a loop
 //     once a thousand units have come together; others take from the global at once. Bulk operations pay for
-//     their length beforehand. Functions that find the global below zero when they begin, and loops when they
+//     their length beforehand, those on memory for each MiB of it. Functions that find the global below zero when they begin, and loops when they
 //     pay, call Refill; small functions without loops and calls leave that to who calls them. So between two
 //     calls of Refill a guest runs no longer than what it was given, some thousand units for each call that is
 //     open, and one function body.
@@ -94,7 +94,10 @@ type rewriter struct {
 	refill, tooDeep, flush, bulk, entered uint32 // functions
 	fuel, depth                           uint32 // globals
 	newTypes                              []FuncType
-	extraTypes                            map[string]uint32 // by signature
+	extraTypes                            map[string]uint32     // by signature
+	chunkedOps                            []bulkMemory          // each has a function, after entered
+	chunkedBy                             map[bulkMemory]uint32 // its index
+	large                                 map[uint32]uint32     // bytes of the passive segments longer than a chunk
 
 	// Of the function at hand.
 	points   []point
@@ -106,10 +109,11 @@ type rewriter struct {
 func newRewriter(b []byte) *rewriter {
 	c := checker{reader: reader{b: b, pos: 8, end: len(b)}}
 	c.sections()
-	w := &rewriter{checker: c, extraTypes: map[string]uint32{}}
+	w := &rewriter{checker: c, extraTypes: map[string]uint32{}, chunkedBy: map[bulkMemory]uint32{}, large: map[uint32]uint32{}}
 	w.result = Rewritten{Module: &w.out}
 	w.split()
 	w.plan()
+	w.largeSegments()
 	return w
 }
 
@@ -177,14 +181,21 @@ func (w *rewriter) typeOf(t FuncType) uint32 {
 func (w *rewriter) write() {
 	refill := w.typeOf(FuncType{[]ValueType{I64}, []ValueType{I64}})
 	none := w.typeOf(FuncType{})
-	flush, bulk := w.typeOf(FuncType{Params: []ValueType{I64}}), w.typeOf(FuncType{Params: []ValueType{I32}})
+	helpers := []uint32{w.typeOf(FuncType{Params: []ValueType{I64}}), w.typeOf(FuncType{Params: []ValueType{I32}}), none} // flush, bulk, entered
 	code := w.code()
+	for range w.chunkedOps {
+		helpers = append(helpers, w.typeOf(FuncType{Params: []ValueType{I32, I32, I32}}))
+	}
 	data := w.data()
 
 	out := encoder(append(make([]byte, 0, len(w.b)+len(code)/4), w.b[:8]...))
 	out.section(secType, w.typesOut())
 	out.section(secImport, w.importsOut(refill, none))
-	out.section(secFunction, w.appended(secFunction, 3, func(e *encoder) { e.u32(flush); e.u32(bulk); e.u32(none) }))
+	out.section(secFunction, w.appended(secFunction, uint32(len(helpers)), func(e *encoder) {
+		for _, t := range helpers {
+			e.u32(t)
+		}
+	}))
 	out.section(secTable, w.same(secTable))
 	out.section(secMemory, w.same(secMemory))
 	out.section(secGlobal, w.globalsOut())
@@ -195,7 +206,9 @@ func (w *rewriter) write() {
 		count.u32(uint32(w.out.Data))
 		out.section(secDataCount, count)
 	}
-	out.section(secCode, code)
+	var functions encoder
+	functions.u32(uint32(w.out.Functions + len(helpers)))
+	out.section(secCode, append(functions, code...))
 	if w.result.passiveSegments {
 		out.section(secData, data)
 	}

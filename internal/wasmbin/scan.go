@@ -5,7 +5,7 @@ package wasmbin
 type point struct {
 	at, next int // where the instruction is, and what follows it
 	op       byte
-	index    uint32 // label or function
+	index    uint32 // label or function; of a bulk operation: the function that does it, 0 = none
 	cost     int64  // of the segment
 	charge   int64  // what is paid when the segment begins
 	inner    bool   // a loop without loops in it
@@ -81,8 +81,8 @@ func (f *metered) step(p *point) (cost int64, found bool) {
 		p.index = f.u32()
 		return costInstruction, true
 	case prefixFC:
-		bulk := f.prefixed()
-		f.bulks = f.bulks || bulk
+		bulk := f.prefixed(p)
+		f.bulks = f.bulks || bulk && p.index == 0
 		return costInstruction, bulk
 	}
 	f.immediates(kind)
@@ -140,12 +140,24 @@ func (f *metered) branch(i uint32, table bool) {
 	b.unpaid = b.unpaid || table || b.loops < f.opened[top].loops
 }
 
-// prefixed reads an instruction after 0xfc and reports whether it works on a length.
-func (f *metered) prefixed() bool {
+// prefixed reads an instruction after 0xfc and reports whether it works on a length. Tables and small segments
+// are done with in no time; what works on memory is left to a function that does it in chunks.
+func (f *metered) prefixed(p *point) bool {
 	op := f.u32()
 	switch op {
-	case 8: // memory.init
+	case opMemoryInit:
 		f.result.passiveSegments = true
+		segment := f.u32()
+		if f.pos++; f.large[segment] > 0 {
+			p.index = f.chunked(bulkMemory{opMemoryInit, segment})
+		}
+		return true
+	case opMemoryCopy, opMemoryFill:
+		if f.pos++; op == opMemoryCopy {
+			f.pos++
+		}
+		p.index = f.chunked(bulkMemory{op: byte(op)})
+		return true
 	case 9: // data.drop
 		f.result.passiveSegments, f.result.DropsSegments = true, true
 		f.u32()
@@ -156,7 +168,6 @@ func (f *metered) prefixed() bool {
 		f.result.DropsSegments = true
 		f.u32()
 		return false
-	case 10, 11: // memory.copy, memory.fill
 	case 16: // table.size
 		f.u32()
 		return false
@@ -164,7 +175,7 @@ func (f *metered) prefixed() bool {
 		return false
 	}
 	f.u32()
-	if op == 8 || op == 10 || op == 12 || op == 14 {
+	if op == 12 || op == 14 {
 		f.u32()
 	}
 	return true
