@@ -49,6 +49,7 @@ var homes = map[string][]string{
 	"github.com/tetratelabs/wazero":        {"runtime"},
 	"github.com/hashicorp/memberlist":      {"gossip"},
 	"github.com/caddyserver/certmagic":     {"edgeproxy"},
+	"github.com/miekg/dns":                 {"edgeproxy"},
 	"github.com/oschwald/geoip2-golang":    {"edgeproxy"},
 	"github.com/oschwald/maxminddb-golang": {"edgeproxy"},
 	"go.uber.org/zap":                      {"edgeproxy"},

@@ -1,6 +1,8 @@
 package perigee
 
 import (
+	"iter"
+	"maps"
 	"strings"
 	"time"
 )
@@ -107,6 +109,20 @@ func (d *Desired) Lookup(host, path string) *Function {
 	}
 	return nil
 }
+
+// At returns the functions that answer at host, one for each of its routes.
+func (d *Desired) At(host string) iter.Seq[*Function] {
+	return func(yield func(*Function) bool) {
+		for _, e := range d.routes[host] {
+			if !yield(e.fn) {
+				return
+			}
+		}
+	}
+}
+
+// Hosts returns all hosts at which functions answer, in no order.
+func (d *Desired) Hosts() iter.Seq[string] { return maps.Keys(d.routes) }
 
 // HasHost reports whether any function answers at host. Certificates are issued only for such hosts.
 func (d *Desired) HasHost(host string) bool { return len(d.routes[host]) > 0 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,7 +27,25 @@ func testDatabase(t testing.TB, name string) string {
 	return filepath.Join(dir, "mmdb", name)
 }
 
-func logger(out *bytes.Buffer) *slog.Logger { return slog.New(slog.NewTextHandler(out, nil)) }
+// lines is a log that one goroutine writes and another reads.
+type lines struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+// take returns what was written since it was called last.
+func (l *lines) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.buf.Reset()
+	return l.buf.String()
+}
 
 func TestLocate(t *testing.T) {
 	for _, name := range []string{"GeoLite2-City-Test.mmdb", "GeoIP2-City-Test.mmdb"} {
@@ -119,15 +138,14 @@ func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "city.mmdb")
 	london := netip.MustParseAddr("81.2.69.142")
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
-		l := New(Config{Databases: []string{path}, Logger: logger(&out)})
+		var out lines
+		l := New(Config{Databases: []string{path}, Logger: slog.New(slog.NewTextHandler(&out, nil))})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- l.Run(ctx) }()
 		at := time.Now()
 		step := func(what string, change func() error, source, logged string) {
 			t.Helper()
-			out.Reset()
 			at = at.Add(time.Minute)
 			if err := change(); err != nil {
 				t.Fatal(err)
@@ -138,8 +156,8 @@ func TestReload(t *testing.T) {
 			if got := l.Locate(london); got.Source != source || got.Country != "GB" {
 				t.Errorf("%s: Locate = %+v, want it by %q", what, got, source)
 			}
-			if !strings.Contains(out.String(), logged) || (logged == "") != (out.Len() == 0) {
-				t.Errorf("%s: logged %q, want %q", what, out.String(), logged)
+			if got := out.take(); !strings.Contains(got, logged) || (logged == "") != (got == "") {
+				t.Errorf("%s: logged %q, want %q", what, got, logged)
 			}
 		}
 		renamed := func(b []byte) func() error {
@@ -151,8 +169,8 @@ func TestReload(t *testing.T) {
 				return os.Rename(tmp, path)
 			}
 		}
-		if got := l.Locate(london); got.Source != SourceCountry || !strings.Contains(out.String(), "not used") {
-			t.Errorf("without the file: %+v, %s", got, out.String())
+		if got, log := l.Locate(london), out.take(); got.Source != SourceCountry || !strings.Contains(log, "not used") {
+			t.Errorf("without the file: %+v, %s", got, log)
 		}
 		step("the file appears", renamed(good), SourceDatabase, "in use")
 		step("one of networks' owners", renamed(asn), SourceDatabase, "want one of cities or countries")
