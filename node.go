@@ -22,6 +22,10 @@ type Role string
 // RoleSigner lets a node issue node certificates and record the redemption of tokens.
 const RoleSigner Role = "signer"
 
+// RoleIssuer lets a node order web certificates from a public CA and hand them to the nodes that
+// answer for their hosts.
+const RoleIssuer Role = "issuer"
+
 // HasRole reports whether the certificate carries the role.
 func (n NodeClaims) HasRole(r Role) bool { return slices.Contains(n.Roles, r) }
 

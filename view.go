@@ -22,7 +22,8 @@ type Desired struct {
 	Functions map[string]*Function
 	Regions   *Regions
 	Revoked   map[NodeID]bool
-	Digest    Digest // of the set of records; equal on nodes that hold the same
+	Web       map[WebName]*WebEntry // what nodes share to answer HTTPS
+	Digest    Digest                // of the set of records; equal on nodes that hold the same
 
 	routes map[string][]routeEntry // by host, longest path first
 }

@@ -15,6 +15,7 @@ const (
 	operator author = "operator"
 	deployer author = "deploy"
 	signer   author = "signer"
+	issuer   author = "issuer"
 )
 
 // mayWrite is the table of rights: which kind of key may write which kind of record. Within its
@@ -28,6 +29,8 @@ func mayWrite(a author, k record.Kind) bool {
 		return a == operator || a == deployer
 	case record.KindRedeem:
 		return a == signer
+	case record.KindWeb:
+		return a == issuer
 	}
 	return false
 }
@@ -244,6 +247,8 @@ func (a *authority) admits(e *entry) *RefusedError {
 		return nil // parse took no other than the configured one
 	case *record.Redeem:
 		return a.admitsRedeem(e, body)
+	case *record.Web:
+		return a.admitsWeb(e)
 	}
 	known := a.grants[e.rec.Key]
 	if len(known) == 0 {
@@ -280,11 +285,38 @@ func (a *authority) admitsRedeem(e *entry, r *record.Redeem) *RefusedError {
 	return nil
 }
 
+// admitsWeb: a node writes it, and its certificate says that it may.
+func (a *authority) admitsWeb(e *entry) *RefusedError {
+	if e.author == nil && e.rec.Verify(e.signerKey) != nil {
+		return refuse(RuleSignature, "node %s did not sign this record, or it was changed since", e.signer.ID)
+	}
+	e.author = e.signerKey
+	if !e.signer.HasRole(perigee.RoleIssuer) || !mayWrite(issuer, e.rec.Kind) {
+		return refuse(RuleRight, "node %s has no issuer role and shares no certificates", e.signer.ID)
+	}
+	return nil
+}
+
+// allowsWeb: a node that was revoked before writes nothing.
+func (a *authority) allowsWeb(e *entry) *RefusedError {
+	end, ok := a.nodeEnd[e.signer.ID]
+	if !ok || !end.before(e) {
+		end, ok = a.keyEnd[e.rec.Key]
+	}
+	if ok && end.before(e) {
+		return refuse(RuleRevoked, "node %s was revoked and shares no certificates", e.signer.ID)
+	}
+	return nil
+}
+
 // allows reports whether a record of a person has its effect. While governing records are replayed,
 // it judges by those before them; other records have the effect that all governing records give them.
 func (a *authority) allows(e *entry) *RefusedError {
 	if err := a.admits(e); err != nil {
 		return err
+	}
+	if e.rec.Kind == record.KindWeb {
+		return a.allowsWeb(e)
 	}
 	if err := may(a.grants[e.rec.Key], e, true); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"path"
+	"strings"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/identity"
@@ -81,6 +82,8 @@ func (p *parser) fill(e *entry) *RefusedError {
 		err = p.fillRevision(e, b)
 	case *record.Pointer:
 		err = p.fillPointer(e, b)
+	case *record.Web:
+		err = p.fillWeb(e, b)
 	}
 	if err != nil {
 		return refuse(RuleShape, "the %s record says something impossible", rec.Kind).because(err)
@@ -127,7 +130,12 @@ func (p *parser) fillRedeem(e *entry, r *record.Redeem) error {
 			return fmt.Errorf("node: %w", err)
 		}
 	}
-	claims, leaf, err := identity.VerifyNode(p.root, p.cluster, r.Chain, e.rec.HLC.Time())
+	return p.fillSigner(e, r.Chain)
+}
+
+// fillSigner finds out which node signed, as its certificate proves.
+func (p *parser) fillSigner(e *entry, chain [][]byte) error {
+	claims, leaf, err := identity.VerifyNode(p.root, p.cluster, chain, e.rec.HLC.Time())
 	if err != nil {
 		return fmt.Errorf("certificate of the signer: %w", err)
 	}
@@ -137,6 +145,29 @@ func (p *parser) fillRedeem(e *entry, r *record.Redeem) error {
 	}
 	e.signer, e.signerKey = claims, key
 	return nil
+}
+
+func (p *parser) fillWeb(e *entry, w *record.Web) error {
+	host := w.Name
+	switch w.Item {
+	case perigee.WebCertificate:
+		if err := perigee.CheckHost(strings.TrimPrefix(host, "*.")); err != nil {
+			return err
+		}
+	case perigee.WebAccount:
+		if len(w.Name) > maxText {
+			return fmt.Errorf("a CA with a name of %d bytes", len(w.Name))
+		}
+	default:
+		return fmt.Errorf("item %.40q: want certificate or account", w.Item)
+	}
+	if w.Expires < 0 || len(w.Chain) > maxListed {
+		return fmt.Errorf("expires at second %d, chain of %d certificates", w.Expires, len(w.Chain))
+	}
+	if _, err := identity.ParseEnvelope(w.Sealed); err != nil {
+		return err
+	}
+	return p.fillSigner(e, w.Chain)
 }
 
 func shapeRevoke(r *record.Revoke) error {

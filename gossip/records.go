@@ -65,17 +65,18 @@ func (e *entry) function() string {
 // use; the writer's lock guards it.
 type set struct {
 	byID      map[perigee.Digest]*entry
-	governing []*entry            // genesis, token, redeem and revoke records, sorted
-	regions   []*entry            // sorted
-	revisions map[string][]*entry // by function, sorted
-	pointers  map[string][]*entry // by function, sorted
+	governing []*entry                     // genesis, token, redeem and revoke records, sorted
+	regions   []*entry                     // sorted
+	revisions map[string][]*entry          // by function, sorted
+	pointers  map[string][]*entry          // by function, sorted
+	web       map[perigee.WebName][]*entry // sorted
 	tree      tree
 	bytes     int64 // of all encoded records
 }
 
 func newSet() *set {
 	return &set{
-		byID: map[perigee.Digest]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, tree: newTree(),
+		byID: map[perigee.Digest]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, web: map[perigee.WebName][]*entry{}, tree: newTree(),
 	}
 }
 
@@ -96,6 +97,9 @@ func (s *set) add(entries ...*entry) {
 			s.revisions[body.Manifest.Name] = insertSorted(s.revisions[body.Manifest.Name], e)
 		case *record.Pointer:
 			s.pointers[body.Function] = insertSorted(s.pointers[body.Function], e)
+		case *record.Web:
+			name := perigee.WebName{Item: body.Item, Name: body.Name}
+			s.web[name] = insertSorted(s.web[name], e)
 		default:
 			s.governing = insertSorted(s.governing, e)
 		}

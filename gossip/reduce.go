@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/record"
@@ -47,7 +48,7 @@ func reduce(s *set, auth *authority, old *folded, touched map[string]bool) *fold
 	}
 	f.desired = perigee.NewDesired(perigee.Desired{
 		Cluster: auth.genesis.Cluster, Domain: auth.genesis.Domain, Functions: contest(f.lineages, auth.genesis.Domain),
-		Regions: foldRegions(s.regions, auth), Revoked: auth.revokedNodes(), Digest: s.tree.root,
+		Regions: foldRegions(s.regions, auth), Revoked: auth.revokedNodes(), Web: foldWeb(s.web, auth), Digest: s.tree.root,
 	})
 	return f
 }
@@ -194,6 +195,25 @@ func foldRegions(list []*entry, auth *authority) *perigee.Regions {
 		return perigee.BuiltinRegions()
 	}
 	return perigee.BuiltinRegions().With(infos...)
+}
+
+// foldWeb returns what nodes share to answer HTTPS; the latest of each counts.
+func foldWeb(all map[perigee.WebName][]*entry, auth *authority) map[perigee.WebName]*perigee.WebEntry {
+	out := make(map[perigee.WebName]*perigee.WebEntry, len(all))
+	for name, list := range all {
+		for _, e := range slices.Backward(list) {
+			if auth.allows(e) != nil {
+				continue
+			}
+			w := e.body.(*record.Web)
+			out[name] = &perigee.WebEntry{WebName: name, Version: w.Version, Created: e.rec.HLC.Time().UTC(), By: e.signer.ID, Sealed: w.Sealed}
+			if w.Expires > 0 {
+				out[name].Expires = time.Unix(w.Expires, 0).UTC()
+			}
+			break
+		}
+	}
+	return out
 }
 
 func (a *authority) revokedNodes() map[perigee.NodeID]bool {

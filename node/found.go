@@ -103,7 +103,7 @@ func newCluster(cfg FoundConfig, now time.Time) (c newborn, err error) {
 	if err != nil {
 		return c, err
 	}
-	claims := perigee.NodeClaims{ID: cfg.ID, Region: cfg.Region, Zone: cfg.Zone, Labels: cfg.Labels, Roles: []perigee.Role{perigee.RoleSigner}}
+	claims := perigee.NodeClaims{ID: cfg.ID, Region: cfg.Region, Zone: cfg.Zone, Labels: cfg.Labels, Roles: []perigee.Role{perigee.RoleSigner, perigee.RoleIssuer}}
 	chain, err := c.first.signer.IssueNode(c.id, claims, key.Public().(ed25519.PublicKey), now)
 	if err != nil {
 		return c, err

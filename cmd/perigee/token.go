@@ -116,7 +116,7 @@ func nodeToken(cmd *cobra.Command, p *node.Person, spec *node.TokenSpec, signer 
 		return err
 	}
 	if signer == "yes" || signer == "auto" && s.Signers < wantedSigners {
-		spec.Roles = append(spec.Roles, perigee.RoleSigner)
+		spec.Roles = append(spec.Roles, perigee.RoleSigner, perigee.RoleIssuer)
 	}
 	return nil
 }

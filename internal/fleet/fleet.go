@@ -143,7 +143,7 @@ func (f *Fleet) Join(ctx context.Context, region perigee.Region) (*Member, error
 	f.mu.Unlock()
 	spec := node.TokenSpec{Kind: record.TokenNode, Region: region}
 	if i < 3 {
-		spec.Roles = []perigee.Role{perigee.RoleSigner}
+		spec.Roles = []perigee.Role{perigee.RoleSigner, perigee.RoleIssuer}
 	}
 	token, err := f.Operator().CreateToken(ctx, spec)
 	if err != nil {

@@ -20,6 +20,7 @@ const (
 	KindRegion   Kind = "region"
 	KindRevision Kind = "revision"
 	KindPointer  Kind = "pointer"
+	KindWeb      Kind = "web"
 )
 
 // Payload is one of the types below.
@@ -41,6 +42,8 @@ func (k Kind) zero() Payload {
 		return new(Revision)
 	case KindPointer:
 		return new(Pointer)
+	case KindWeb:
+		return new(Web)
 	}
 	return nil
 }
@@ -152,6 +155,18 @@ type Pointer struct {
 	Placement *perigee.Policy `json:"placement,omitempty"`
 }
 
+// Web is something that nodes share to answer HTTPS: a certificate with its key, the account that
+// certificates are ordered with. An issuer node writes it; the latest of an item and name counts.
+type Web struct {
+	Item    perigee.WebItem `json:"item"`
+	Name    string          `json:"name"`    // of a certificate: its host, or "*." and a domain; of an account: the URL of the CA's directory
+	Version uint64          `json:"version"` // in the context of the envelope, so that it can't stand in for another
+	Expires int64           `json:"expires"` // Unix seconds; 0 = never
+	Sealed  []byte          `json:"sealed"`  // an envelope of package identity
+	Chain   [][]byte        `json:"chain"`   // DER certificates of the issuer, leaf first, without the root
+}
+
+func (*Web) kind() Kind      { return KindWeb }
 func (*Genesis) kind() Kind  { return KindGenesis }
 func (*Token) kind() Kind    { return KindToken }
 func (*Redeem) kind() Kind   { return KindRedeem }
