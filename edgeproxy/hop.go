@@ -70,8 +70,8 @@ func (p *Proxy) refuseHop(w hopResponder, code perigee.RefuseCode, load perigee.
 func (p *Proxy) mayRun(r *http.Request, m *hopMeta, load perigee.Load) (*perigee.Function, perigee.RefuseCode) {
 	v := p.cfg.View()
 	if p.cfg.Peer != nil {
-		if from, ok := p.cfg.Peer(r); !ok || from.ID != m.entry {
-			p.log.Warn("hop names another entry than its sender", "peer", from.ID, "entry", m.entry)
+		if from, ok := p.cfg.Peer(r); !ok || from.ID != m.entry || from.Region != m.entryRegion {
+			p.log.Warn("hop names another entry than its sender", "peer", from.ID, "entry", m.entry, "region", m.entryRegion)
 			return nil, perigee.RefusedNotAllowed
 		}
 	}
@@ -85,7 +85,7 @@ func (p *Proxy) mayRun(r *http.Request, m *hopMeta, load perigee.Load) (*perigee
 	case self == nil, fn == nil: // the rules are not known, so nothing is allowed
 		return nil, perigee.RefusedNotHere
 	}
-	if _, ok := placement.Allowed(fn.Policy(), self.NodeClaims, v.Desired.Regions); !ok {
+	if _, ok := placement.AllowedFrom(fn.Policy(), m.entryRegion, self.NodeClaims, v.Desired.Regions); !ok {
 		return nil, perigee.RefusedNotAllowed
 	}
 	loaded := load.Slots > 0 || self.Revisions[m.revision] == perigee.Warm

@@ -150,8 +150,15 @@ func TestHopIsRefused(t *testing.T) {
 			p.cfg.Peer = func(*http.Request) (perigee.NodeClaims, bool) { return perigee.NodeClaims{}, false }
 		}, perigee.RefusedNotAllowed},
 		{"the sender it names", func(w *world, l *fakeLocal, r *http.Request, p *Proxy) {
-			p.cfg.Peer = func(*http.Request) (perigee.NodeClaims, bool) { return perigee.NodeClaims{ID: "wdc-1"}, true }
+			p.cfg.Peer = func(*http.Request) (perigee.NodeClaims, bool) {
+				return perigee.NodeClaims{ID: "wdc-1", Region: "wdc"}, true
+			}
 		}, ""},
+		{"a sender that is elsewhere than it says", func(w *world, l *fakeLocal, r *http.Request, p *Proxy) {
+			p.cfg.Peer = func(*http.Request) (perigee.NodeClaims, bool) {
+				return perigee.NodeClaims{ID: "wdc-1", Region: "syd"}, true
+			}
+		}, perigee.RefusedNotAllowed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w, local := newWorld("fra-1", "wdc-1", "syd-1"), newLocal(greet)

@@ -44,7 +44,7 @@ func newQUIC(t *testing.T, ids []perigee.NodeID, hops http.Handler) quicMesh {
 		if err != nil {
 			t.Fatal(err)
 		}
-		chain, err := ca.IssueNode(cluster, perigee.NodeClaims{ID: id, Region: "fra"}, key.Public().(ed25519.PublicKey), time.Now())
+		chain, err := ca.IssueNode(cluster, perigee.NodeClaims{ID: id, Region: perigee.Region(id[:3])}, key.Public().(ed25519.PublicKey), time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

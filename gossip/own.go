@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,7 +55,8 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	row.Node, row.Incarnation, row.Seq, row.Digest, row.Sealing = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest, o.row.Sealing
 	loud := row.Addr != o.row.Addr || row.HTTPS != o.row.HTTPS || row.Version != o.row.Version ||
 		row.Draining != o.row.Draining || !maps.Equal(row.Revisions, o.row.Revisions)
-	quiet := row.Load != o.row.Load
+	loud = loud || !sameExtra(row.Extra, o.row.Extra)
+	quiet := row.Load != o.row.Load || row.Memory != o.row.Memory || !maps.Equal(row.Near, o.row.Near) || !maps.Equal(row.Uses, o.row.Uses)
 	if !loud && !quiet {
 		return false
 	}
@@ -63,6 +65,8 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	o.wakeLocked()
 	return true
 }
+
+func sameExtra(a, b map[string][]perigee.NodeID) bool { return maps.EqualFunc(a, b, slices.Equal) }
 
 // setDigest notes the digest of the state.
 func (o *ownRow) setDigest(d perigee.Digest) {

@@ -173,7 +173,7 @@ func (n *Node) wireMesh(control http.Handler, join *joinServer) error {
 	n.gossip, err = gossip.New(gossip.Config{
 		Identity: n.m.identity, Genesis: n.m.genesisRecord, Dir: n.cfg.Dir.path("state"), Mesh: mesh{n.link},
 		GossipKey: n.m.gossipKey, Advertise: advertise, Seeds: n.seeds.addrPorts,
-		Row:           perigee.Row{Version: perigee.Version, HTTPS: n.HTTPSAddr()},
+		Row:           perigee.Row{Version: perigee.Version, HTTPS: n.HTTPSAddr(), Memory: n.cfg.MemoryBudget},
 		CheckManifest: func(m *perigee.Manifest) error { return bundle.CheckManifest(m, nil) },
 		Peer:          peerOf, Logger: n.log, Metrics: gossip.NewMetrics(n.registry),
 	})

@@ -54,8 +54,9 @@ func (n *Node) Run(ctx context.Context) error {
 	admin := start("admin", func(ctx context.Context) error { return serve(ctx, n.admin, n.adminHandler()) })
 	front := start("edgeproxy", n.proxy.Run)
 	keep := start("usage", n.keepUsage)
+	near := start("near", n.measureNear)
 	// Stopped in the other order; monitoring hears until the end why the node is not ready.
-	parts := []part{front, keep, admin, replicate, renew, follow, gossip, link}
+	parts := []part{front, near, keep, admin, replicate, renew, follow, gossip, link}
 	if n.health != nil {
 		parts = append(parts, start("health", func(ctx context.Context) error { return serve(ctx, n.health, n.healthHandler()) }))
 	}

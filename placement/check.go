@@ -25,12 +25,23 @@ func Check(p *perigee.Policy, regions *perigee.Regions) error {
 	c.list("pin", p.Pin)
 	c.list("forbid", p.Forbid)
 	c.list("prefer", p.Prefer)
+	for i, r := range p.Callers {
+		c.callerLists(i, r)
+	}
 	c.warmKeys()
+	if _, err := perigee.ParseNear(p.Near); err != nil {
+		c.add("near: %w", err)
+	}
 	if len(c.errs) == 0 && c.names { // what follows takes all entries as read and known
 		c.reachable()
 	}
+	if len(c.errs) == 0 && c.names {
+		c.callers()
+		c.shadowed()
+	}
 	if len(c.errs) == 0 {
 		c.max()
+		c.survive()
 	}
 	return errors.Join(c.errs...)
 }
@@ -118,6 +129,93 @@ func (c *checker) reachable() {
 		if slices.Contains(c.policy.Forbid, s) || t.Place != "" && !c.rules.anyRegion(t, c.rules.mayRun) {
 			c.add("prefer: %q can never be used, given %s: remove the entry", s, c.given())
 		}
+	}
+}
+
+// callerLists checks the places of one rule of callers.
+func (c *checker) callerLists(i int, r perigee.CallerRule) {
+	key := fmt.Sprintf("callers[%d]", i)
+	c.list(key+".from", r.From)
+	c.list(key+".run", r.Run)
+	if len(r.From) == 0 || len(r.Run) == 0 {
+		c.add("%s needs both from and run: requests from where run only where", key)
+	}
+	for _, s := range r.From {
+		if t, err := perigee.ParseTerm(s); err == nil && t.Place == "" {
+			c.add("%s.from: %q is no place where clients are: use regions or groups", key, s)
+		}
+	}
+}
+
+// callers checks that the rules leave room for requests from everywhere: each rule on its own, and all
+// that bind one region together.
+func (c *checker) callers() {
+	for i := range c.policy.Callers {
+		one := c.rules
+		one.callers = nil
+		one.policy = &perigee.Policy{Residency: c.policy.Residency, Pin: c.policy.Pin, Forbid: c.policy.Forbid, Callers: c.policy.Callers[i : i+1]}
+		rule := &c.policy.Callers[i]
+		t, _ := perigee.ParseTerm(rule.From[0])
+		for _, info := range c.rules.regions.All() {
+			if t.Matches(perigee.NodeClaims{Region: info.Code}, c.rules.regions) {
+				one.from(info.Code)
+				break
+			}
+		}
+		if !one.anywhere() {
+			c.add("callers[%d]: requests from %s may run nowhere, given %s: change run, or widen the other rules", i, strings.Join(rule.From, ", "), strings.Join(one.active(), " and "))
+			return
+		}
+	}
+	for _, info := range c.rules.regions.All() {
+		all := c.rules
+		all.callers = nil
+		all.from(info.Code)
+		if len(all.callers) > 1 && !all.anywhere() {
+			c.add("requests from %s may run nowhere: %s contradict each other there: narrow from in one of them, or widen run", info.Code, all.text(byCallers))
+			return
+		}
+	}
+}
+
+// shadowed finds entries of prefer that an earlier, wider one makes void.
+func (c *checker) shadowed() {
+	for i, s := range c.policy.Prefer {
+		t, _ := perigee.ParseTerm(s)
+		if t.Place == "" {
+			continue
+		}
+		for _, before := range c.policy.Prefer[:i] {
+			b, _ := perigee.ParseTerm(before)
+			if b.Place != "" && !c.rules.anyRegion(t, func(r perigee.Region) bool { return !b.Matches(perigee.NodeClaims{Region: r}, c.rules.regions) }) {
+				c.add("prefer: %q is never reached, since %q before it contains it: put %q first, or remove it", s, before, s)
+				return
+			}
+		}
+	}
+}
+
+// survive checks that the hard rules and max leave room for holders in two places.
+func (c *checker) survive() {
+	goal := c.policy.Survive
+	if goal != perigee.SurviveZone && goal != perigee.SurviveRegion {
+		return
+	}
+	if m := c.policy.Max; m > 0 && m < BaseHolders {
+		c.add("survive = %q needs %d holders and max = %d: raise max or remove survive", goal, BaseHolders, m)
+		return
+	}
+	if goal != perigee.SurviveRegion || !c.names || c.rules.none() {
+		return
+	}
+	var left []string
+	for _, info := range c.rules.regions.All() {
+		if c.rules.mayRun(info.Code) {
+			left = append(left, string(info.Code))
+		}
+	}
+	if len(left) == 1 {
+		c.add("survive = %q needs holders in two regions, and %s allow only %s: allow another region, or use survive = %q", goal, c.given(), left[0], perigee.SurviveZone)
 	}
 }
 

@@ -51,6 +51,22 @@ warm: "yy" is no region or group of this cluster: see perigee region ls, or add 
 		{"groups apart add up", perigee.Policy{Warm: map[string]int{"eu": 2, "na": 1}, Max: 2}, `max = 2 is less than the 3 holders that warm and pin ask for: raise max or keep fewer warm`},
 		{"groups in one another don't", perigee.Policy{Warm: map[string]int{"as": 1, "me": 1}, Max: 1}, ""},
 		{"pins and warm elsewhere add up", perigee.Policy{Pin: []string{"fra", "ams"}, Warm: map[string]int{"fra": 2}, Max: 2}, `max = 2 is less than the 3 holders that warm and pin ask for: raise max or keep fewer warm`},
+		{"callers that fit", perigee.Policy{Residency: []string{"eu", "na"}, Callers: []perigee.CallerRule{{From: []string{"eu"}, Run: []string{"eu"}}}}, ""},
+		{"callers with half a rule", perigee.Policy{Callers: []perigee.CallerRule{{From: []string{"eu"}}}}, `callers[0] needs both from and run: requests from where run only where`},
+		{"callers at a node", perigee.Policy{Callers: []perigee.CallerRule{{From: []string{"node:fra-1"}, Run: []string{"eu"}}}},
+			`callers[0].from: "node:fra-1" is no place where clients are: use regions or groups`},
+		{"callers whose run is excluded", perigee.Policy{Residency: []string{"eu"}, Callers: []perigee.CallerRule{{From: []string{"na"}, Run: []string{"na"}}}},
+			`callers[0]: requests from na may run nowhere, given residency = ["eu"] and callers = [{ from = ["na"], run = ["na"] }]: change run, or widen the other rules`},
+		{"callers that contradict", perigee.Policy{Callers: []perigee.CallerRule{{From: []string{"eu"}, Run: []string{"eu"}}, {From: []string{"fra"}, Run: []string{"wdc"}}}},
+			`requests from fra may run nowhere: callers = [{ from = ["eu"], run = ["eu"] }, { from = ["fra"], run = ["wdc"] }] contradict each other there: narrow from in one of them, or widen run`},
+		{"callers that overlap and agree", perigee.Policy{Callers: []perigee.CallerRule{{From: []string{"eu"}, Run: []string{"eu"}}, {From: []string{"fra"}, Run: []string{"ams", "wdc"}}}}, ""},
+		{"prefer behind its group", perigee.Policy{Prefer: []string{"eu", "fra"}}, `prefer: "fra" is never reached, since "eu" before it contains it: put "fra" first, or remove it`},
+		{"prefer before its group", perigee.Policy{Prefer: []string{"fra", "eu"}}, ""},
+		{"near unreadable", perigee.Policy{Near: "db:5432"}, `near: "db:5432": want "client", "host:<name>:<port>" or "fn:<name>"`},
+		{"survive in one region", perigee.Policy{Pin: []string{"fra"}, Survive: perigee.SurviveRegion},
+			`survive = "region" needs holders in two regions, and pin = ["fra"] allow only fra: allow another region, or use survive = "zone"`},
+		{"survive with one holder", perigee.Policy{Max: 1, Survive: perigee.SurviveZone}, `survive = "zone" needs 2 holders and max = 1: raise max or remove survive`},
+		{"survive zone in one region", perigee.Policy{Pin: []string{"fra"}, Survive: perigee.SurviveZone}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := ""

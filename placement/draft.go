@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/perigee-edge/perigee"
 )
@@ -13,63 +14,95 @@ import (
 // draft is the plan of one function while it is being made.
 type draft struct {
 	*Planner
-	fn          *perigee.Function
-	policy      *perigee.Policy
-	rules       rules
-	seats       []seat
-	holders     []*seat // the seats taken, in that order
-	inRegion    []int   // how many of them, by member.region
-	inZone      []int   // and by member.zone
-	capped      bool    // max kept a seat from being taken
-	verdicts    []Verdict
+	fn     *perigee.Function
+	policy *perigee.Policy
+	rules  rules
+	hash   uint64 // of the function's name
+	prefer []perigee.Term
+	target *target
+	barred map[perigee.NodeID]bool // nodes that hold their share already; nil = none
+
+	seats    []seat
+	holders  []*seat // the seats taken, in that order
+	inRegion []int   // how many of them, by member.region
+	inZone   []int   // and by member.zone
+	capped   bool    // max kept a seat from being taken
+
 	unsatisfied []string
+	relaxed     []string
 }
 
 // seat is a node that is in service and allowed, with its place in the order of choice.
 type seat struct {
 	*member
-	verdict *Verdict
-	tier    int // the first entry of prefer that it is in; their number if it is in none
-	score   uint64
-	taken   bool
+	tier   int // the first entry of prefer that it is in; their number if it is in none
+	near   int // how far it is from the target of near, in powers of two; 0 = within a millisecond, or no target
+	score  uint64
+	barred bool
+	taken  bool
+	warm   bool
+	reason Reason // if taken
+	rule   string
 }
 
-func newDraft(pl *Planner, fn *perigee.Function) *draft {
+// room is what drafts use again, one after the other.
+type room struct {
+	seats            []seat
+	inRegion, inZone []int
+	standing         []exclusion // by region, for rules that name neither nodes nor labels
+	tiers            []int       // likewise
+}
+
+func newDraft(pl *Planner, fn *perigee.Function, barred map[perigee.NodeID]bool, at *room) *draft {
 	p := fn.Policy()
 	d := &draft{
-		Planner:  pl,
-		fn:       fn,
-		policy:   p,
-		rules:    compile(p, pl.catalogue, nil),
-		inRegion: make([]int, pl.regionCount),
-		inZone:   make([]int, pl.zoneCount),
-		verdicts: make([]Verdict, len(pl.members)),
-		seats:    make([]seat, 0, len(pl.members)),
+		Planner: pl, fn: fn, policy: p, rules: compile(p, pl.catalogue, nil), hash: hashName(fn.Name), barred: barred,
+		inRegion: cleared(&at.inRegion, pl.regionCount), inZone: cleared(&at.inZone, pl.zoneCount),
 	}
-	prefer, _, _ := parseTerms(p.Prefer, nil)
-	name := hashName(fn.Name)
-	var texts [exclusions]string
-	for ex := range exclusions {
-		texts[ex] = d.rules.text(ex)
-	}
-	for i := range pl.members {
-		m, v := &pl.members[i], &d.verdicts[i]
-		*v = Verdict{Node: m.ID, Region: m.Region, Zone: m.Zone, State: m.State}
-		ex := d.rules.excludes(m.NodeClaims)
-		switch {
-		case m.revoked:
-			v.Reason = ReasonRevoked
-		case ex != nothing:
-			v.Reason, v.Rule = ReasonNotAllowed, texts[ex]
-		case m.Routable():
-			d.seats = append(d.seats, seat{m, v, tierOf(prefer, m.NodeClaims, d.rules.regions), score(name, m.ID), false})
-		case m.State == perigee.NodeAlive || m.State == perigee.NodeSuspect:
-			v.Reason = ReasonDraining
-		default:
-			v.Reason = ReasonDown
+	d.prefer, _, _ = parseTerms(p.Prefer, nil)
+	d.target = pl.target(fn)
+	d.seats = at.seats[:0]
+	regional := d.rules.regional() && !slices.ContainsFunc(d.prefer, func(t perigee.Term) bool { return t.Place == "" })
+	if regional {
+		at.standing, at.tiers = at.standing[:0], at.tiers[:0]
+		for _, region := range pl.regions {
+			n := perigee.NodeClaims{Region: region}
+			at.standing = append(at.standing, d.rules.excludes(n))
+			at.tiers = append(at.tiers, tierOf(d.prefer, n, d.rules.regions))
 		}
 	}
+	for i := range pl.members {
+		m := &pl.members[i]
+		if m.revoked || !m.routable {
+			continue
+		}
+		s := seat{member: m}
+		if regional {
+			if at.standing[m.region] != nothing {
+				continue
+			}
+			s.tier = at.tiers[m.region]
+		} else {
+			if d.rules.excludes(m.NodeClaims) != nothing {
+				continue
+			}
+			s.tier = tierOf(d.prefer, m.NodeClaims, d.rules.regions)
+		}
+		s.near, s.score, s.barred = d.target.bucket(m), m.score(d.hash), barred[m.ID]
+		d.seats = append(d.seats, s)
+	}
+	at.seats = d.seats
 	return d
+}
+
+// cleared returns n zeros in the room of *s.
+func cleared(s *[]int, n int) []int {
+	if cap(*s) < n {
+		*s = make([]int, n)
+	}
+	*s = (*s)[:n]
+	clear(*s)
+	return *s
 }
 
 // tierOf returns the index of the first entry of prefer that the node is in, or their number.
@@ -82,72 +115,84 @@ func tierOf(prefer []perigee.Term, n perigee.NodeClaims, regions *perigee.Region
 	return len(prefer)
 }
 
-// demand asks for holders in a place of the manifest: pin for one, warm for n that are kept warm.
+// demand asks for holders in a place of the manifest: pin and callers for one, warm for n that are
+// kept warm.
 type demand struct {
-	rule string // as the manifest spells it
-	text string // the place
-	term perigee.Term
-	pin  bool
-	n    int
-	open int // seats in the place
+	rule   string // as the manifest spells it
+	text   string // the place
+	terms  []perigee.Term
+	reason Reason
+	n      int
+	open   int // seats in the place
 }
 
-// demands lists what pin and warm ask for. Narrow places come first, so that their holders count
-// for the wider ones they lie in; that way no holder more than needed is taken.
+// hard reports that the demand is for a holder, warm or not.
+func (dm *demand) hard() bool { return dm.reason != ReasonKeptWarm }
+
+// demands lists what pin, callers and warm ask for. Narrow places come first, so that their holders
+// count for the wider ones they lie in; that way no holder more than needed is taken.
 func (d *draft) demands() []demand {
 	var list []demand
+	add := func(dm demand, places ...string) {
+		for _, place := range places {
+			t, err := perigee.ParseTerm(place)
+			if err != nil {
+				t = perigee.Term{Place: place} // no node is there
+			}
+			dm.terms = append(dm.terms, t)
+		}
+		dm.text = strings.Join(places, ", ")
+		list = append(list, dm)
+	}
 	for _, place := range d.policy.Pin {
-		list = append(list, demand{rule: d.rules.text(byPin), text: place, pin: true, n: 1})
+		add(demand{rule: d.rules.text(byPin), reason: ReasonPinned, n: 1}, place)
+	}
+	for i := range d.policy.Callers {
+		add(demand{rule: "callers = [" + spellCaller(&d.policy.Callers[i]) + "]", reason: ReasonForCallers, n: 1}, d.policy.Callers[i].Run...)
 	}
 	for _, place := range slices.Sorted(maps.Keys(d.policy.Warm)) {
 		n := d.policy.Warm[place]
-		list = append(list, demand{rule: spellWarm(place, n), text: place, n: n})
+		add(demand{rule: spellWarm(place, n), reason: ReasonKeptWarm, n: n}, place)
 	}
 	for i := range list {
-		dm := &list[i]
-		t, err := perigee.ParseTerm(dm.text)
-		if err != nil {
-			t = perigee.Term{Place: dm.text} // no node is there
-		}
-		dm.term = t
 		for k := range d.seats {
-			if d.in(&d.seats[k], dm) {
-				dm.open++
+			if d.in(d.seats[k].NodeClaims, &list[i]) {
+				list[i].open++
 			}
 		}
 	}
-	slices.SortStableFunc(list, func(a, b demand) int { // pins stand before warm
+	slices.SortStableFunc(list, func(a, b demand) int { // pins stand before callers and those before warm
 		return cmp.Compare(a.open, b.open)
 	})
 	return list
 }
 
-func (d *draft) in(s *seat, dm *demand) bool { return dm.term.Matches(s.NodeClaims, d.rules.regions) }
+func (d *draft) in(n perigee.NodeClaims, dm *demand) bool { return d.rules.inAny(dm.terms, n) }
 
-// seatDemands gives each pinned place a holder and each place of warm its warm holders. Holders
-// that are there already are counted, and warmed, before others are added.
+// seatDemands gives each place that the policy names its holders. Holders that are there already are
+// counted, and warmed, before others are added.
 func (d *draft) seatDemands() {
 	list := d.demands()
 	for i := range list {
 		dm := &list[i]
 		have := 0
 		for _, s := range d.holders {
-			if d.in(s, dm) && (dm.pin || s.verdict.Warm || have < dm.n) {
-				s.verdict.Warm = s.verdict.Warm || !dm.pin
+			if d.in(s.NodeClaims, dm) && (dm.hard() || s.warm || have < dm.n) {
+				s.warm = s.warm || !dm.hard()
 				have++
 			}
 		}
 		for ; have < dm.n; have++ {
-			var s *seat
-			if dm.pin {
-				s = d.take(dm, ReasonPinned, dm.rule, 0)
-			} else if s = d.take(dm, ReasonKeptWarm, dm.rule, d.reserve(dm, list[i:])); s != nil {
-				s.verdict.Warm = true
+			reserve := 0
+			if !dm.hard() {
+				reserve = d.reserve(dm, list[i:])
 			}
+			s := d.take(func(s *seat) bool { return d.in(s.NodeClaims, dm) }, dm.reason, dm.rule, reserve)
 			if s == nil {
 				d.lacks(dm, have)
 				break
 			}
+			s.warm = !dm.hard()
 		}
 	}
 }
@@ -160,7 +205,7 @@ func (d *draft) reserve(dm *demand, rest []demand) (n int) {
 	}
 	for i := range rest {
 		pin := &rest[i]
-		if pin.pin && pin.open > 0 && !d.covers(pin, dm) && !slices.ContainsFunc(d.holders, func(s *seat) bool { return d.in(s, pin) }) {
+		if pin.hard() && pin.open > 0 && !d.covers(pin, dm) && !slices.ContainsFunc(d.holders, func(s *seat) bool { return d.in(s.NodeClaims, pin) }) {
 			n++
 		}
 	}
@@ -170,22 +215,34 @@ func (d *draft) reserve(dm *demand, rest []demand) (n int) {
 // covers reports whether all seats of inner are in outer.
 func (d *draft) covers(outer, inner *demand) bool {
 	for i := range d.seats {
-		if s := &d.seats[i]; d.in(s, inner) && !d.in(s, outer) {
+		if n := d.seats[i].NodeClaims; d.in(n, inner) && !d.in(n, outer) {
 			return false
 		}
 	}
 	return true
 }
 
-// seatBase adds holders up to BaseHolders.
+// seatBase adds holders until there are BaseHolders, and until they are in as many places as survive
+// wants.
 func (d *draft) seatBase() {
+	places, taken := d.survivors()
+	for places != nil && distinct(*places) < BaseHolders {
+		s := d.take(func(s *seat) bool { return (*places)[taken(s)] == 0 }, ReasonSurvives, spellSurvive(d.policy.Survive), 0)
+		if s == nil {
+			d.lacksSurvive(distinct(*places))
+			break
+		}
+	}
 	for len(d.holders) < BaseHolders {
 		s := d.take(nil, ReasonSpread, "", 0)
 		if s == nil {
 			break
 		}
-		if n := len(d.policy.Prefer); n > 0 && s.tier < n {
-			s.verdict.Reason, s.verdict.Rule = ReasonWanted, spell("prefer", d.policy.Prefer)
+		switch n := len(d.policy.Prefer); {
+		case n > 0 && s.tier < n:
+			s.reason, s.rule = ReasonWanted, spell("prefer", d.policy.Prefer)
+		case d.target != nil:
+			s.reason, s.rule = ReasonNear, "near = \""+d.policy.Near+"\""
 		}
 	}
 	if len(d.seats) == 0 && len(d.policy.Pin) == 0 {
@@ -193,13 +250,34 @@ func (d *draft) seatBase() {
 	}
 }
 
-// take makes a holder of the best free seat in the place of dm, nil for anywhere, and returns it;
-// nil if there is none or max, less a reserve, is reached.
-func (d *draft) take(dm *demand, reason Reason, rule string, reserve int) *seat {
+// survivors returns the counts that survive is about, and the place of a seat among them; nil if any
+// two nodes will do.
+func (d *draft) survivors() (counts *[]int, of func(*seat) int) {
+	switch d.policy.Survive {
+	case perigee.SurviveZone:
+		return &d.inZone, func(s *seat) int { return s.zone }
+	case perigee.SurviveRegion:
+		return &d.inRegion, func(s *seat) int { return s.region }
+	}
+	return nil, nil
+}
+
+func distinct(counts []int) (n int) {
+	for _, c := range counts {
+		if c > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// take makes a holder of the best free seat that fits, nil for any, and returns it; nil if there is
+// none or max, less a reserve, is reached.
+func (d *draft) take(fits func(*seat) bool, reason Reason, rule string, reserve int) *seat {
 	var best *seat
 	for i := range d.seats {
 		s := &d.seats[i]
-		if !s.taken && (dm == nil || d.in(s, dm)) && (best == nil || d.before(s, best)) {
+		if !s.taken && (best == nil || d.before(s, best)) && (fits == nil || fits(s)) {
 			best = s
 		}
 	}
@@ -210,8 +288,7 @@ func (d *draft) take(dm *demand, reason Reason, rule string, reserve int) *seat 
 		d.capped = true
 		return nil
 	}
-	best.taken = true
-	best.verdict.Chosen, best.verdict.Reason, best.verdict.Rule = true, reason, rule
+	best.taken, best.reason, best.rule = true, reason, rule
 	d.holders = append(d.holders, best)
 	d.inRegion[best.region]++
 	d.inZone[best.zone]++
@@ -220,13 +297,21 @@ func (d *draft) take(dm *demand, reason Reason, rule string, reserve int) *seat 
 
 // before is the order of choice; it is total, since IDs differ.
 func (d *draft) before(a, b *seat) bool {
-	return cmp.Or(
-		cmp.Compare(a.tier, b.tier),
-		cmp.Compare(d.inZone[a.zone], d.inZone[b.zone]),
-		cmp.Compare(d.inRegion[a.region], d.inRegion[b.region]),
-		cmp.Compare(b.score, a.score),
-		strings.Compare(string(a.ID), string(b.ID)),
-	) < 0
+	switch {
+	case a.barred != b.barred:
+		return b.barred
+	case a.tier != b.tier:
+		return a.tier < b.tier
+	case a.near != b.near:
+		return a.near < b.near
+	case a.zone != b.zone && d.inZone[a.zone] != d.inZone[b.zone]:
+		return d.inZone[a.zone] < d.inZone[b.zone]
+	case a.region != b.region && d.inRegion[a.region] != d.inRegion[b.region]:
+		return d.inRegion[a.region] < d.inRegion[b.region]
+	case a.score != b.score:
+		return a.score > b.score
+	}
+	return a.ID < b.ID
 }
 
 // plan writes down what was decided.
@@ -235,29 +320,79 @@ func (d *draft) plan() Plan {
 		Function:    d.fn.Name,
 		Holders:     make([]perigee.NodeID, 0, len(d.holders)),
 		Warm:        make(map[perigee.NodeID]bool, len(d.holders)),
-		Verdicts:    d.verdicts,
 		Unsatisfied: d.unsatisfied,
+		Relaxed:     d.relaxed,
 	}
 	for _, s := range d.holders {
 		if len(d.policy.Warm) == 0 {
-			s.verdict.Warm = true // no warm block: a holder loads what it admitted
+			s.warm = true // no warm block: a holder loads what it admitted
 		}
-		if s.verdict.Warm {
+		if s.warm {
 			p.Warm[s.ID] = true
 		}
 		p.Holders = append(p.Holders, s.ID)
 	}
 	slices.Sort(p.Holders)
-	for i := range d.seats {
-		if s := &d.seats[i]; !s.taken {
-			s.verdict.Reason = ReasonNotNeeded
-			if d.capped {
-				s.verdict.Reason, s.verdict.Rule = ReasonOverMax, fmt.Sprintf("max = %d", d.policy.Max)
-			}
+	return p
+}
+
+// verdicts says of each node whether it is a holder, and why.
+func (d *draft) verdicts() []Verdict {
+	out := make([]Verdict, len(d.members))
+	seats := d.seats
+	for i := range d.members {
+		m, v := &d.members[i], &out[i]
+		if len(seats) > 0 && seats[0].ID == m.ID { // both are sorted by ID
+			d.seated(v, &seats[0])
+			seats = seats[1:]
+		} else {
+			*v = d.unseated(m)
 		}
 	}
-	return p
+	return out
+}
+
+func (d *draft) seated(v *Verdict, s *seat) {
+	*v = Verdict{Node: s.ID, Region: s.Region, Zone: s.Zone, State: s.State, Chosen: s.taken, Warm: s.warm, Reason: s.reason, Rule: s.rule}
+	switch {
+	case s.taken:
+	case d.capped:
+		v.Reason, v.Rule = ReasonOverMax, fmt.Sprintf("max = %d", d.policy.Max)
+	case s.barred:
+		v.Reason = ReasonFull
+	default:
+		v.Reason = ReasonNotNeeded
+	}
+}
+
+// unseated says why a node can't hold the function.
+func (d *draft) unseated(m *member) Verdict {
+	v := Verdict{Node: m.ID, Region: m.Region, Zone: m.Zone, State: m.State}
+	ex := d.rules.excludes(m.NodeClaims)
+	switch {
+	case m.revoked:
+		v.Reason = ReasonRevoked
+	case ex != nothing:
+		v.Reason, v.Rule = ReasonNotAllowed, d.rules.text(ex)
+	case m.State == perigee.NodeAlive || m.State == perigee.NodeSuspect:
+		v.Reason = ReasonDraining
+	default:
+		v.Reason = ReasonDown
+	}
+	return v
 }
 
 // spellWarm writes one entry of warm as the manifest does.
 func spellWarm(place string, n int) string { return fmt.Sprintf("warm = { %s = %d }", place, n) }
+
+func spellSurvive(goal string) string { return fmt.Sprintf("survive = %q", goal) }
+
+// bucket returns how far a round trip is, in powers of two of a millisecond: what is measured again and
+// again must not move holders whenever it trembles.
+func bucket(d time.Duration) (n int) {
+	for d >= time.Millisecond {
+		d /= 2
+		n++
+	}
+	return n
+}

@@ -27,6 +27,11 @@ func score(h uint64, node perigee.NodeID) uint64 {
 	for i := range len(node) {
 		h = (h ^ uint64(node[i])) * fnvPrime
 	}
+	return mix(h)
+}
+
+// mix is the finaliser of SplitMix64.
+func mix(h uint64) uint64 {
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
 	h = (h ^ h>>27) * 0x94d049bb133111eb
 	return h ^ h>>31

@@ -10,29 +10,63 @@ import (
 // lacks notes that a place did not get what the manifest asks for, why, and what to do.
 func (d *draft) lacks(dm *demand, have int) {
 	if dm.open > have {
-		d.unsatisfied = append(d.unsatisfied, fmt.Sprintf(
+		d.complain(dm.hard(), fmt.Sprintf(
 			"%s: max = %d leaves %d of %d for %s; raise max", dm.rule, d.policy.Max, have, dm.n, dm.text))
 		return
 	}
 	var absent []string
 	for i := range d.members {
-		m, v := &d.members[i], d.verdicts[i]
-		if dm.term.Matches(m.NodeClaims, d.rules.regions) && v.Reason != "" && !v.Chosen {
-			absent = append(absent, fmt.Sprintf("%s is %s", m.ID, condition(v)))
+		m := &d.members[i]
+		if d.in(m.NodeClaims, dm) && !d.isSeat(m) {
+			absent = append(absent, fmt.Sprintf("%s is %s", m.ID, condition(d.unseated(m))))
 		}
 	}
-	count := fmt.Sprintf("no allowed node %s is in service", where(dm.term))
+	count := fmt.Sprintf("no allowed node %s is in service", where(dm.terms))
 	if have > 0 {
-		count = fmt.Sprintf("%d of the %d nodes asked for %s can hold it", have, dm.n, where(dm.term))
+		count = fmt.Sprintf("%d of the %d nodes asked for %s can hold it", have, dm.n, where(dm.terms))
 	}
-	d.unsatisfied = append(d.unsatisfied, fmt.Sprintf("%s: %s%s; %s", dm.rule, count, inBrackets(absent), d.remedy(dm.term)))
+	d.complain(dm.hard(), fmt.Sprintf("%s: %s%s; %s", dm.rule, count, inBrackets(absent), d.remedy(dm.terms[0])))
+}
+
+// complain notes what the cluster can't give. What is not hard may be relaxed, if the policy says so.
+func (d *draft) complain(hard bool, what string) {
+	if !hard && d.policy.OnUnsatisfiable == perigee.OnDegrade {
+		d.relaxed = append(d.relaxed, what)
+		return
+	}
+	d.unsatisfied = append(d.unsatisfied, what)
+}
+
+// isSeat reports whether the node can hold the function.
+func (d *draft) isSeat(m *member) bool {
+	return !m.revoked && m.routable && d.rules.excludes(m.NodeClaims) == nothing
+}
+
+// lacksSurvive notes that the holders are in fewer places than survive asks for.
+func (d *draft) lacksSurvive(have int) {
+	rule := spellSurvive(d.policy.Survive)
+	if d.capped {
+		d.complain(false, fmt.Sprintf("%s: max = %d leaves no room for a holder elsewhere; raise max", rule, d.policy.Max))
+		return
+	}
+	if have == 0 {
+		return // nobody can hold it at all, which is said elsewhere
+	}
+	at := d.holders[0]
+	what, where := "zone", fmt.Sprintf("zone %q of %s", at.Zone, at.Region)
+	fix := fmt.Sprintf("join one in another zone with: perigee token create --region %s --zone <another>", at.Region)
+	if d.policy.Survive == perigee.SurviveRegion {
+		what, where = "region", string(at.Region)
+		fix = "join one elsewhere with: perigee token create --region <another>, or use survive = \"zone\""
+	}
+	d.complain(false, fmt.Sprintf("%s: all allowed nodes in service are in %s, so there is no second %s; %s", rule, where, what, fix))
 }
 
 // lacksAny notes that no node at all can hold the function.
 func (d *draft) lacksAny() {
 	var down []string
-	for _, v := range d.verdicts {
-		if v.Reason == ReasonDown || v.Reason == ReasonDraining {
+	for i := range d.members {
+		if v := d.unseated(&d.members[i]); v.Reason == ReasonDown || v.Reason == ReasonDraining {
 			down = append(down, fmt.Sprintf("%s is %s", v.Node, condition(v)))
 		}
 	}
@@ -59,14 +93,19 @@ func condition(v Verdict) string {
 	return string(v.Reason)
 }
 
-func where(t perigee.Term) string {
-	switch {
-	case t.Node != "":
-		return "named " + string(t.Node)
-	case t.Label != "":
-		return fmt.Sprintf("labelled %s=%s", t.Label, t.Value)
+func where(terms []perigee.Term) string {
+	var out []string
+	for _, t := range terms {
+		switch {
+		case t.Node != "":
+			out = append(out, "named "+string(t.Node))
+		case t.Label != "":
+			out = append(out, fmt.Sprintf("labelled %s=%s", t.Label, t.Value))
+		default:
+			out = append(out, "in "+t.Place)
+		}
 	}
-	return "in " + t.Place
+	return strings.Join(out, " or ")
 }
 
 // remedy says how to get a node there.

@@ -18,6 +18,7 @@ type Plan struct {
 	Warm        map[perigee.NodeID]bool `json:"warm"`                  // holders that are to keep the code loaded; never false
 	Verdicts    []Verdict               `json:"verdicts"`              // one for each node, sorted by Node
 	Unsatisfied []string                `json:"unsatisfied,omitempty"` // what the policy asks and the cluster can't give: the rule, the cause, what to do
+	Relaxed     []string                `json:"relaxed,omitempty"`     // the same, where the policy says on_unsatisfiable = "degrade"
 }
 
 // Planner plans the functions of one View. It does not change after NewPlanner and may be used
@@ -25,20 +26,43 @@ type Plan struct {
 type Planner struct {
 	members     []member // sorted by ID
 	catalogue   *perigee.Regions
-	regionCount int // member.region is below it
-	zoneCount   int // member.zone is below it
+	functions   map[string]*perigee.Function // that near may name; nil = none
+	regions     []perigee.Region             // by member.region
+	regionCount int                          // member.region is below it
+	zoneCount   int                          // member.zone is below it
 }
 
 // member is a node with numbers in place of the names of its region and zone.
 type member struct {
 	*perigee.Peer
 	revoked      bool
+	routable     bool
 	region, zone int
+	weight       int // how many shares of work it gets, compared with others
+}
+
+// maxWeight bounds how many times more functions a large node holds than a small one.
+const maxWeight = 16
+
+// weightOf gives a node one share for each 4 GiB of memory that it has for guests, one at least.
+func weightOf(p *perigee.Peer) int {
+	return int(max(1, min(maxWeight, p.Memory/(4*perigee.GiB))))
+}
+
+// score is the node's place in the order of a function: the best of as many draws as it has shares.
+func (m *member) score(function uint64) uint64 {
+	best := score(function, m.ID)
+	for i := 1; i < m.weight; i++ {
+		best = max(best, mix(best+uint64(i)))
+	}
+	return best
 }
 
 // NewPlanner prepares to plan the functions of v. Revoked nodes get a verdict and hold nothing.
 func NewPlanner(v *perigee.View) *Planner {
-	return newPlanner(v.Observed.Nodes, v.Desired.Revoked, v.Desired.Regions)
+	pl := newPlanner(v.Observed.Nodes, v.Desired.Revoked, v.Desired.Regions)
+	pl.functions = v.Desired.Functions
+	return pl
 }
 
 // PlanFunction plans one function over nodes, none of which is revoked. NewPlanner is cheaper for many.
@@ -56,11 +80,17 @@ func newPlanner(nodes map[perigee.NodeID]*perigee.Peer, revoked map[perigee.Node
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
 		p := nodes[id]
 		pl.members = append(pl.members, member{
-			Peer:    p,
-			revoked: revoked[id],
-			region:  number(regionNumber, p.Region),
-			zone:    number(zoneNumber, zone{p.Region, p.Zone}),
+			Peer:     p,
+			revoked:  revoked[id],
+			routable: p.Routable(),
+			region:   number(regionNumber, p.Region),
+			zone:     number(zoneNumber, zone{p.Region, p.Zone}),
+			weight:   weightOf(p),
 		})
+	}
+	pl.regions = make([]perigee.Region, len(regionNumber))
+	for region, n := range regionNumber {
+		pl.regions[n] = region
 	}
 	pl.regionCount, pl.zoneCount = len(regionNumber), len(zoneNumber)
 	return pl
@@ -80,16 +110,23 @@ func number[K comparable](numbers map[K]int, key K) int {
 //
 //  1. Nodes that a hard rule excludes, that are revoked, draining, left or dead are out. Suspect
 //     nodes are in: a node that misses a few answers keeps what it has.
-//  2. Each pinned place gets a holder and each place of warm its number of warm holders, the places
-//     with fewest nodes first, since a holder counts for all the places it is in.
-//  3. Holders are added up to BaseHolders.
+//  2. Each pinned place and each run of callers gets a holder, and each place of warm its number of
+//     warm holders, the places with fewest nodes first, since a holder counts for all the places it is in.
+//  3. Holders are added up to BaseHolders, in two zones or regions if survive says so.
 //  4. max ends all of this; pins are served before warm then.
 //
-// Among the nodes that would do, the order is: the earlier entry of prefer, the less used zone, the
-// less used region, the higher rendezvous score, the ID.
+// Among the nodes that would do, the order is: the earlier entry of prefer, the nearer to the target of
+// near, the less used zone, the less used region, the higher rendezvous score, the ID.
 func (pl *Planner) Plan(fn *perigee.Function) Plan {
-	d := newDraft(pl, fn)
+	d := pl.draft(fn, nil, &room{})
+	p := d.plan()
+	p.Verdicts = d.verdicts()
+	return p
+}
+
+func (pl *Planner) draft(fn *perigee.Function, barred map[perigee.NodeID]bool, at *room) *draft {
+	d := newDraft(pl, fn, barred, at)
 	d.seatDemands()
 	d.seatBase()
-	return d.plan()
+	return d
 }

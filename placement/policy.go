@@ -14,8 +14,21 @@ import (
 //
 // What the node at hand can't decide is excluded: a place that regions does not know, or a group
 // when it does not know the region of n. A nil Policy allows every node.
+//
+// Allowed is about holding the function. Whether a request may run there depends on where it comes
+// from, too: AllowedFrom.
 func Allowed(p *perigee.Policy, n perigee.NodeClaims, regions *perigee.Regions) (rule string, ok bool) {
 	r := compile(p, regions, make([]perigee.Term, 0, 8))
+	ex := r.excludes(n)
+	return r.text(ex), ex == nothing
+}
+
+// AllowedFrom is Allowed for a request whose caller is in a region: it obeys the rules of callers as
+// well. A caller in a region that the catalogue lacks may be anywhere, so all rules whose places it
+// can't be told from bind it.
+func AllowedFrom(p *perigee.Policy, caller perigee.Region, n perigee.NodeClaims, regions *perigee.Regions) (rule string, ok bool) {
+	r := compile(p, regions, make([]perigee.Term, 0, 8))
+	r.from(caller)
 	ex := r.excludes(n)
 	return r.text(ex), ex == nothing
 }
@@ -28,6 +41,7 @@ const (
 	byResidency
 	byPin
 	byForbid
+	byCallers
 	exclusions // how many there are
 )
 
@@ -37,6 +51,13 @@ type rules struct {
 	regions                *perigee.Regions
 	residency, pin, forbid []perigee.Term
 	unread                 bool // an entry of forbid can't be read, so there is no telling what it forbids
+	callers                []callerRule
+}
+
+// callerRule is one rule of callers that binds the request at hand.
+type callerRule struct {
+	number int // its index in the policy
+	run    []perigee.Term
 }
 
 // compile reads the rules of p. Terms are appended to buf, so that a caller can keep them off the heap.
@@ -52,6 +73,32 @@ func compile(p *perigee.Policy, regions *perigee.Regions, buf []perigee.Term) ru
 	r.pin, buf, _ = parseTerms(p.Pin, buf)
 	r.forbid, _, r.unread = parseTerms(p.Forbid, buf)
 	return r
+}
+
+// from makes the rules those for requests of callers in a region.
+func (r *rules) from(caller perigee.Region) {
+	for i := range r.policy.Callers {
+		if r.binds(&r.policy.Callers[i], caller) {
+			run, _, _ := parseTerms(r.policy.Callers[i].Run, nil)
+			r.callers = append(r.callers, callerRule{i, run})
+		}
+	}
+}
+
+// binds reports whether a rule is about callers in the region, or may be: its places can't be read, or
+// are not known here. Entries that name nodes or labels are about no caller.
+func (r *rules) binds(c *perigee.CallerRule, caller perigee.Region) bool {
+	for _, s := range c.From {
+		t, err := perigee.ParseTerm(s)
+		switch {
+		case err != nil:
+			return true
+		case t.Place == "":
+		case t.Matches(perigee.NodeClaims{Region: caller}, r.regions) || r.undecidable(t.Place, caller):
+			return true
+		}
+	}
+	return false
 }
 
 // parseTerms reads the entries that can be read and reports whether one can't.
@@ -70,10 +117,10 @@ func parseTerms(list []string, buf []perigee.Term) (terms, rest []perigee.Term, 
 
 // none reports that no rule can exclude any node.
 func (r *rules) none() bool {
-	return len(r.policy.Residency) == 0 && len(r.policy.Pin) == 0 && len(r.policy.Forbid) == 0
+	return len(r.policy.Residency) == 0 && len(r.policy.Pin) == 0 && len(r.policy.Forbid) == 0 && len(r.callers) == 0
 }
 
-// excludes returns the first rule, in the order residency, pin, forbid, that excludes the node.
+// excludes returns the first rule, in the order residency, pin, forbid, callers, that excludes the node.
 func (r *rules) excludes(n perigee.NodeClaims) exclusion {
 	switch {
 	case len(r.policy.Residency) > 0 && !r.inAny(r.residency, n):
@@ -83,7 +130,21 @@ func (r *rules) excludes(n perigee.NodeClaims) exclusion {
 	case r.unread || r.forbids(n):
 		return byForbid
 	}
+	for i := range r.callers {
+		if !r.inAny(r.callers[i].run, n) {
+			return byCallers
+		}
+	}
 	return nothing
+}
+
+// regional reports that the rules can't tell two nodes of one region apart.
+func (r *rules) regional() bool {
+	byPlace := func(terms []perigee.Term) bool {
+		return !slices.ContainsFunc(terms, func(t perigee.Term) bool { return t.Place == "" })
+	}
+	return byPlace(r.residency) && byPlace(r.pin) && byPlace(r.forbid) &&
+		!slices.ContainsFunc(r.callers, func(c callerRule) bool { return !byPlace(c.run) })
 }
 
 func (r *rules) inAny(terms []perigee.Term, n perigee.NodeClaims) bool {
@@ -133,6 +194,19 @@ func (r *rules) mayRun(region perigee.Region) bool {
 	return r.resides(region) && r.mayMatch(r.policy.Pin, r.pin, n) && !r.forbids(n)
 }
 
+// anywhere reports whether mayRun holds for any region, callers' rules included.
+func (r *rules) anywhere() bool {
+	return slices.ContainsFunc(r.regions.All(), func(info perigee.RegionInfo) bool {
+		n := perigee.NodeClaims{Region: info.Code}
+		for i, c := range r.callers {
+			if !r.mayMatch(r.policy.Callers[c.number].Run, r.callers[i].run, n) {
+				return false
+			}
+		}
+		return r.mayRun(info.Code)
+	})
+}
+
 // resides is mayRun for residency alone.
 func (r *rules) resides(region perigee.Region) bool {
 	return r.mayMatch(r.policy.Residency, r.residency, perigee.NodeClaims{Region: region})
@@ -152,12 +226,23 @@ func (r *rules) text(ex exclusion) string {
 		return spell("pin", r.policy.Pin)
 	case byForbid:
 		return spell("forbid", r.policy.Forbid)
+	case byCallers:
+		var list []string
+		for _, c := range r.callers {
+			list = append(list, spellCaller(&r.policy.Callers[c.number]))
+		}
+		return "callers = [" + strings.Join(list, ", ") + "]"
 	}
 	return ""
 }
 
 // maxSpelled bounds the entries of a list in a message.
 const maxSpelled = 8
+
+// spellCaller writes a rule of callers as the manifest does.
+func spellCaller(c *perigee.CallerRule) string {
+	return "{ " + spell("from", c.From) + ", " + spell("run", c.Run) + " }"
+}
 
 // spell writes a list of the manifest: `pin = ["fra", "ams"]`.
 func spell(key string, list []string) string {
@@ -188,6 +273,9 @@ func (r *rules) active() []string {
 	}
 	if len(r.policy.Forbid) > 0 {
 		out = append(out, r.text(byForbid))
+	}
+	if len(r.callers) > 0 {
+		out = append(out, r.text(byCallers))
 	}
 	return out
 }

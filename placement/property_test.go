@@ -54,6 +54,32 @@ func mayRun(p *perigee.Policy, n perigee.NodeClaims, truth *perigee.Regions) boo
 		!slices.ContainsFunc(p.Forbid, unreadable) // who knows what it was to forbid
 }
 
+// mayServe is mayRun for a request of a caller in a region.
+func mayServe(p *perigee.Policy, caller perigee.Region, n perigee.NodeClaims, truth *perigee.Regions) bool {
+	for _, rule := range p.Callers {
+		from := &perigee.Policy{Residency: rule.From}
+		run := &perigee.Policy{Residency: rule.Run}
+		if mayRun(from, perigee.NodeClaims{Region: caller}, truth) && !mayRun(run, n, truth) {
+			return false
+		}
+	}
+	return mayRun(p, n, truth)
+}
+
+// caller is where the request comes from.
+func (w *world) caller() perigee.Region {
+	if w.demand.Caller != "" {
+		return w.demand.Caller
+	}
+	return w.view.Observed.Nodes[w.demand.Entry].Region
+}
+
+// allowed says what the code says, with what this node knows.
+func (w *world) allowed(n perigee.NodeClaims) bool {
+	_, ok := AllowedFrom(w.policy(), w.caller(), n, w.view.Desired.Regions)
+	return ok
+}
+
 // routeViolation returns how a decision breaks a promise of Route, or "".
 func routeViolation(w *world, d Decision) string {
 	if (d.Refusal == nil) == (len(d.Candidates) == 0) {
@@ -66,8 +92,7 @@ func routeViolation(w *world, d Decision) string {
 	fetchers := 0
 	for id := range w.demand.Tried {
 		p := w.view.Observed.Nodes[id]
-		_, ok := Allowed(w.policy(), p.NodeClaims, w.view.Desired.Regions)
-		if ok && p.Revisions[rev] == perigee.Absent && p.Routable() && !w.view.Desired.Revoked[id] {
+		if w.allowed(p.NodeClaims) && p.Revisions[rev] == perigee.Absent && p.Routable() && !w.view.Desired.Revoked[id] {
 			fetchers++ // it was offered before
 		}
 	}
@@ -79,6 +104,8 @@ func routeViolation(w *world, d Decision) string {
 		switch forced := w.demand.Steer.Mode == SteerForce; {
 		case !mayRun(w.policy(), p.NodeClaims, w.truth):
 			return fmt.Sprintf("candidate %s is not allowed", c.Node)
+		case !mayServe(w.policy(), w.caller(), p.NodeClaims, w.truth):
+			return fmt.Sprintf("candidate %s is not for this caller", c.Node)
 		case !p.Routable():
 			return fmt.Sprintf("candidate %s is out of service", c.Node)
 		case w.view.Desired.Revoked[c.Node]:
@@ -104,7 +131,7 @@ func routeViolation(w *world, d Decision) string {
 		seen[c.Node] = true
 	}
 	for id, p := range w.view.Observed.Nodes { // nobody who could serve now is forgotten
-		_, ok := Allowed(w.policy(), p.NodeClaims, w.view.Desired.Regions)
+		ok := w.allowed(p.NodeClaims)
 		wanted := w.demand.Steer.Mode != SteerForce || (perigee.Term{Place: w.demand.Steer.Place}).Matches(p.NodeClaims, w.view.Desired.Regions)
 		if ok && wanted && !seen[id] && p.Routable() && !w.view.Desired.Revoked[id] && !w.demand.Tried[id] && p.Revisions[rev] != perigee.Absent {
 			return fmt.Sprintf("%s could serve and is no candidate", id)
@@ -122,7 +149,7 @@ func refusalViolation(w *world, r *Refusal) string {
 	}
 	if n := r.Nearest; n != nil {
 		p := w.view.Observed.Nodes[n.Node]
-		_, allowed := Allowed(w.policy(), p.NodeClaims, w.view.Desired.Regions)
+		allowed := w.allowed(p.NodeClaims)
 		forcedAway := w.demand.Steer.Mode == SteerForce && !(perigee.Term{Place: w.demand.Steer.Place}).Matches(p.NodeClaims, w.view.Desired.Regions)
 		if allowed && !forcedAway {
 			return fmt.Sprintf("refusal calls %s excluded, which is allowed", n.Node)
@@ -180,14 +207,55 @@ func planViolation(w *world, p Plan) string {
 			return fmt.Sprintf("no holder in pinned %s", place)
 		}
 	}
+	soft := false // short of what may be relaxed
+	run := func(c perigee.CallerRule, set func(perigee.NodeID) bool) (n int) {
+		for _, s := range seats {
+			if slices.ContainsFunc(c.Run, func(place string) bool {
+				t, err := perigee.ParseTerm(place)
+				return err == nil && t.Matches(s, w.view.Desired.Regions)
+			}) && set(s.ID) {
+				n++
+			}
+		}
+		return n
+	}
+	for _, c := range policy.Callers {
+		short = short || run(c, holds) == 0
+		if run(c, holds) == 0 && run(c, all) > 0 && policy.Max == 0 {
+			return "no holder for callers"
+		}
+	}
+	if policy.Survive == perigee.SurviveRegion || policy.Survive == perigee.SurviveZone {
+		key := func(n perigee.NodeClaims) string {
+			if policy.Survive == perigee.SurviveRegion {
+				return string(n.Region)
+			}
+			return string(n.Region) + "/" + n.Zone
+		}
+		have, can := map[string]bool{}, map[string]bool{}
+		for _, s := range seats {
+			can[key(s)] = true
+			if holds(s.ID) {
+				have[key(s)] = true
+			}
+		}
+		soft = len(have) < BaseHolders
+		if len(have) < min(BaseHolders, len(can)) && policy.Max == 0 {
+			return fmt.Sprintf("survives in %d places, want %d", len(have), min(BaseHolders, len(can)))
+		}
+	}
 	for place, n := range policy.Warm {
-		short = short || count(place, warm) < n
+		soft = soft || count(place, warm) < n
 		if got, can := count(place, warm), min(n, count(place, all)); got < can && policy.Max == 0 {
 			return fmt.Sprintf("%d warm in %s, want %d", got, place, can)
 		}
 	}
-	if short != (len(p.Unsatisfied) > 0) && len(seats) > 0 {
-		return fmt.Sprintf("short = %v, unsatisfied = %q", short, p.Unsatisfied)
+	degrade := policy.OnUnsatisfiable == perigee.OnDegrade
+	if (short || soft && !degrade) != (len(p.Unsatisfied) > 0) && len(seats) > 0 {
+		return fmt.Sprintf("short = %v, %v, unsatisfied = %q", short, soft, p.Unsatisfied)
+	}
+	if (soft && degrade) != (len(p.Relaxed) > 0) && len(seats) > 0 {
+		return fmt.Sprintf("short = %v, relaxed = %q", soft, p.Relaxed)
 	}
 	if len(seats) == 0 && len(p.Unsatisfied) == 0 {
 		return "nobody can hold it, and unsatisfied is empty"
@@ -230,7 +298,8 @@ func with(fn *perigee.Function, change func(*perigee.Policy)) *perigee.Function 
 	return function(p)
 }
 
-func unruled(p *perigee.Policy)     { p.Residency, p.Pin, p.Forbid = nil, nil, nil }
+func unruled(p *perigee.Policy)     { p.Residency, p.Pin, p.Forbid, p.Callers = nil, nil, nil, nil }
+func noCallers(p *perigee.Policy)   { p.Callers = nil }
 func noResidency(p *perigee.Policy) { p.Residency = nil }
 func noPin(p *perigee.Policy)       { p.Pin = nil }
 func noForbid(p *perigee.Policy)    { p.Forbid = nil }
@@ -287,6 +356,8 @@ func TestBrokenVariantsAreCaught(t *testing.T) {
 		{"route without residency", relax(always, ruleless(noResidency)), PlanFunction, "is not allowed"},
 		{"route without pin", relax(always, ruleless(noPin)), PlanFunction, "is not allowed"},
 		{"route without forbid", relax(always, ruleless(noForbid)), PlanFunction, "is not allowed"},
+		{"route without callers", relax(always, ruleless(noCallers)), PlanFunction, "is not for this caller"},
+		{"callers are those of the entry, wherever the client is", forgetful(func(d *Demand, _ *perigee.Desired) { d.Caller = "" }), PlanFunction, "is not for this caller"},
 		{"entries that can't be read forbid nothing", relax(always, onlyReadable), PlanFunction, "is not allowed"},
 		{"places not heard of yet are forbidden to nobody", relax(always, onlyKnown), PlanFunction, "is not allowed"},
 		{"force outranks the rules", relax(func(d Demand) bool { return d.Steer.Mode == SteerForce }, ruleless(unruled)), PlanFunction, "is not allowed"},
@@ -301,6 +372,10 @@ func TestBrokenVariantsAreCaught(t *testing.T) {
 		{"plan without forbid", Route, replan(noForbid), "is not allowed"},
 		{"plan without max", Route, replan(func(p *perigee.Policy) { p.Max = 0 }), "max"},
 		{"plan without warm", Route, replan(func(p *perigee.Policy) { p.Warm = nil }), "warm in"},
+		{"plan without callers", Route, replan(noCallers), "for callers"},
+		{"plan without survive", Route, replan(func(p *perigee.Policy) { p.Survive = "" }), "survives in"},
+		{"degrade relaxes everything", Route, degraded, "unsatisfied"},
+		{"degrade is ignored", Route, replan(func(p *perigee.Policy) { p.OnUnsatisfiable = "" }), "unsatisfied"},
 		{"plan takes dead and draining nodes", Route, raise, "is out of service"},
 	} {
 		if check(1, worlds, tt.route, tt.plan, tt.caught) == nil {
@@ -316,6 +391,15 @@ func failOpen(d Demand, v *perigee.View, fact func(perigee.NodeID) Fact, now tim
 	}
 	d.Function = with(d.Function, unruled)
 	return Route(d, v, fact, now, chance)
+}
+
+// degraded hides all that is unsatisfied when the policy may be relaxed.
+func degraded(fn *perigee.Function, nodes map[perigee.NodeID]*perigee.Peer, regions *perigee.Regions) Plan {
+	p := PlanFunction(fn, nodes, regions)
+	if fn.Policy().OnUnsatisfiable == perigee.OnDegrade {
+		p.Unsatisfied = nil
+	}
+	return p
 }
 
 // raise plans as if all nodes were in service.

@@ -26,6 +26,10 @@ const (
 	ReasonKeptWarm Reason = "kept-warm"
 	ReasonWanted   Reason = "preferred-place"
 	ReasonSpread   Reason = "spread"
+
+	ReasonForCallers Reason = "for-callers"
+	ReasonSurvives   Reason = "survives"
+	ReasonNear       Reason = "near-target"
 )
 
 // The reasons of PlanFunction for a node that is no holder.
@@ -36,6 +40,7 @@ const (
 	ReasonRevoked    Reason = "revoked"
 	ReasonOverMax    Reason = "over-max"
 	ReasonNotNeeded  Reason = "not-needed"
+	ReasonFull       Reason = "full-share"
 )
 
 // Text says the reason in a few words, for tables and explanations. It is empty for a word that is
@@ -72,6 +77,14 @@ func (r Reason) Text() string {
 		return "first in the order of prefer"
 	case ReasonSpread:
 		return "chosen by spread and hashing"
+	case ReasonForCallers:
+		return "requests of some callers may run only there"
+	case ReasonSurvives:
+		return "the loss of one such place must leave a holder"
+	case ReasonNear:
+		return "nearest to what the function should be near to"
+	case ReasonFull:
+		return "it holds its share of functions already"
 	case ReasonNotAllowed:
 		return "a hard rule excludes it"
 	case ReasonDown:

@@ -28,6 +28,11 @@ func newRequest(d *Demand, v *perigee.View, fact func(perigee.NodeID) Fact, now 
 	if entry := v.Observed.Nodes[d.Entry]; entry != nil {
 		r.origin = entry.Region
 	}
+	caller := d.Caller
+	if caller == "" {
+		caller = r.origin
+	}
+	r.rules.from(caller)
 	if d.Steer.Mode != SteerNone {
 		r.place = perigee.Term{Place: d.Steer.Place}
 	}

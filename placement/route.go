@@ -10,6 +10,7 @@ import (
 type Demand struct {
 	Function *perigee.Function
 	Entry    perigee.NodeID // the node that took the request; distances count from it
+	Caller   perigee.Region // where the client is, for the rules of callers; "" = in the region of Entry
 	Steer    Steer
 	Tried    map[perigee.NodeID]bool // nodes that refused this request or did not answer; they are not offered again
 }

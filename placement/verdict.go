@@ -31,7 +31,7 @@ func (v Verdict) Text() string {
 		return "excluded by " + v.Rule
 	case ReasonOverMax:
 		return "allowed, but not needed: " + v.Rule + " is reached"
-	case ReasonNotNeeded:
+	case ReasonNotNeeded, ReasonFull:
 		return "allowed, but not needed: " + v.Reason.Text()
 	}
 	keeps := "holds it"

@@ -180,7 +180,15 @@ func randomWorld(r *rand.Rand) *world {
 		}
 		p.Warm[place()] = r.IntN(4)
 	}
+	for r.IntN(4) == 0 && len(p.Callers) < 2 {
+		p.Callers = append(p.Callers, perigee.CallerRule{From: []string{place()}, Run: []string{term(), place()}})
+	}
+	p.Survive = pick(r, "", "", perigee.SurviveNode, perigee.SurviveZone, perigee.SurviveRegion)
+	p.OnUnsatisfiable = pick(r, "", perigee.OnReject, perigee.OnDegrade)
 	w.demand = Demand{Function: function(p), Entry: pick(r, ids...), Tried: map[perigee.NodeID]bool{}}
+	if r.IntN(4) == 0 {
+		w.demand.Caller = pick(r, w.regions...).Code
+	}
 	w.demand.Steer = Steer{Mode: pick(r, SteerNone, SteerPrefer, SteerForce), Place: place()}
 	for _, id := range ids {
 		if r.IntN(5) == 0 {

@@ -16,12 +16,9 @@ import (
 
 // Values of the manifest's enumerations that this release obeys as defaults.
 const (
-	nextFiles           = "files"
-	isolationRequest    = "request"
-	steerPrefer         = "prefer"
-	nearClient          = "client"
-	surviveNode         = "node"
-	unsatisfiableReject = "reject"
+	nextFiles        = "files"
+	isolationRequest = "request"
+	steerPrefer      = "prefer"
 )
 
 // Bounds of a manifest, the same when it is written and when a node reads it.
@@ -35,6 +32,7 @@ const (
 	maxEnv         = 32 * perigee.KiB
 	maxTerms       = 256 // places in one list
 	maxHolders     = 100_000
+	maxCallerRules = 32
 	maxOutbound    = 100
 )
 

@@ -144,11 +144,25 @@ func TestCheckManifest(t *testing.T) {
 			}
 		}, "placement.warm", "at most 256"},
 		{"max negative", func(m *M) { m.Placement.Max = -1 }, "placement.max", "out of range"},
-		{"callers", func(m *M) { m.Placement.Callers = []perigee.CallerRule{{}} }, "placement.callers", "not obeyed"},
-		{"near host", func(m *M) { m.Placement.Near = "host:db:5432" }, "placement.near", "not obeyed"},
-		{"survive zone", func(m *M) { m.Placement.Survive = "zone" }, "placement.survive", "not obeyed"},
+		{"callers", func(m *M) {
+			m.Placement.Callers = []perigee.CallerRule{{From: []string{"eu"}, Run: []string{"fra", "node:ams-1"}}}
+		}, "", ""},
+		{"callers without run", func(m *M) { m.Placement.Callers = []perigee.CallerRule{{From: []string{"eu"}}} }, "placement.callers[0].run", "is empty"},
+		{"callers without from", func(m *M) { m.Placement.Callers = []perigee.CallerRule{{Run: []string{"eu"}}} }, "placement.callers[0].from", "is empty"},
+		{"callers of nowhere", func(m *M) {
+			m.Placement.Callers = []perigee.CallerRule{{From: []string{"eu"}, Run: []string{"frq"}}}
+		}, "placement.callers[0].run[0]", `did you mean "fra"`},
+		{"callers long", func(m *M) { m.Placement.Callers = make([]perigee.CallerRule, 33) }, "placement.callers", "at most 32"},
+		{"near client", func(m *M) { m.Placement.Near = "client" }, "", ""},
+		{"near host", func(m *M) { m.Placement.Near = "host:db.example.com:5432" }, "", ""},
+		{"near a function", func(m *M) { m.Placement.Near = "fn:other" }, "", ""},
+		{"near without port", func(m *M) { m.Placement.Near = "host:db" }, "placement.near", "host:db.example.com:5432"},
+		{"near port 0", func(m *M) { m.Placement.Near = "host:db:0" }, "placement.near", "host:db.example.com:5432"},
+		{"near nothing", func(m *M) { m.Placement.Near = "fn:" }, "placement.near", "empty"},
+		{"near elsewhere", func(m *M) { m.Placement.Near = "db" }, "placement.near", `want "client"`},
+		{"survive zone", func(m *M) { m.Placement.Survive = "zone" }, "", ""},
 		{"survive unknown", func(m *M) { m.Placement.Survive = "moon" }, "placement.survive", `use "node"`},
-		{"degrade", func(m *M) { m.Placement.OnUnsatisfiable = "degrade" }, "placement.on_unsatisfiable", "not obeyed"},
+		{"degrade", func(m *M) { m.Placement.OnUnsatisfiable = "degrade" }, "", ""},
 		{"on_unsatisfiable unknown", func(m *M) { m.Placement.OnUnsatisfiable = "x" }, "placement.on_unsatisfiable", `use "reject"`},
 
 		{"env", env("_Ab9", "any\ntext ü"), "", ""},

@@ -15,13 +15,7 @@ import (
 
 // unobeyed has, for each key that this release does not obey, a value that it must refuse.
 var unobeyed = map[string]string{
-	"secrets":                    `["A"]`,
-	"placement.callers[]":        `[{}]`,
-	"placement.callers[].from":   ``,
-	"placement.callers[].run":    ``,
-	"placement.near":             `"fn:other"`,
-	"placement.survive":          `"zone"`,
-	"placement.on_unsatisfiable": `"degrade"`,
+	"secrets": `["A"]`,
 }
 
 // TestDoc holds docs/manifest.md against the code: every key once, with its default, and marked

@@ -20,7 +20,7 @@ func DefaultManifest() perigee.Manifest {
 		Isolation: isolationRequest,
 		Steer:     steerPrefer,
 		Limits:    perigee.Limits{Memory: perigee.DefaultMemory, Timeout: perigee.DefaultTimeout},
-		Placement: perigee.Policy{Near: nearClient, Survive: surviveNode, OnUnsatisfiable: unsatisfiableReject},
+		Placement: perigee.Policy{Near: perigee.NearClient, Survive: perigee.SurviveNode, OnUnsatisfiable: perigee.OnReject},
 	}
 }
 

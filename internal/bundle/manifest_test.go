@@ -61,18 +61,18 @@ func TestContractSampleIsRefusedByNameOnly(t *testing.T) {
 			t.Errorf("%v: want a line, and the reason that the release does not obey it", p)
 		}
 	}
-	if want := []string{"secrets", "placement.callers"}; !reflect.DeepEqual(keys, want) {
+	if want := []string{"secrets"}; !reflect.DeepEqual(keys, want) {
 		t.Errorf("refused keys: got %v, want %v", keys, want)
 	}
 }
 
 func TestContractSampleWithoutTheseIsAccepted(t *testing.T) {
-	trimmed := regexp.MustCompile(`(?m)^(secrets|callers) .*\n`).ReplaceAll(contract(t), nil)
+	trimmed := regexp.MustCompile(`(?m)^secrets .*\n`).ReplaceAll(contract(t), nil)
 	m, err := ParseManifestFor(ManifestName, trimmed, perigee.BuiltinRegions())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Next != "https://origin.example.com" || len(m.Outbound) != 1 || m.Placement.Warm["fra"] != 1 || m.Secrets != nil {
+	if m.Next != "https://origin.example.com" || len(m.Outbound) != 1 || m.Placement.Warm["fra"] != 1 || len(m.Placement.Callers) != 1 || m.Secrets != nil {
 		t.Errorf("got %+v", m)
 	}
 }
@@ -111,7 +111,7 @@ func TestParseManifestErrors(t *testing.T) {
 		{head + "[placement]\npin = ['fra',\n 'frq']\n", `f.toml:4:1: placement.pin[1]: this cluster has no region or group "frq" (did you mean "fra"?): perigee region ls lists them, perigee region add adds one`},
 		{head + "env.1A = 'x'\n", `f.toml:3:5: env.1A: "1A" is not a name: use letters, digits and '_', and no digit first`},
 		{head + "steer = 'perfer'\n", `f.toml:3:1: steer: "perfer" is not a choice: use "off", "prefer" or "force" (did you mean "prefer"?)`},
-		{head + "placement.survive = 'region'\n", `f.toml:3:11: placement.survive: not obeyed by this release: use "node" instead of "region", or remove it`},
+		{head + "placement.survive = 'regoin'\n", `f.toml:3:11: placement.survive: "regoin" is not a choice: use "node", "zone" or "region" (did you mean "region"?)`},
 	} {
 		_, err := ParseManifestFor("f.toml", []byte(tt.text), perigee.BuiltinRegions())
 		if err == nil || err.Error() != tt.want {

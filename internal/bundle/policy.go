@@ -22,23 +22,32 @@ func (c *checker) policy(p *perigee.Policy) {
 	if p.Max < 0 || p.Max > maxHolders {
 		c.add("placement.max", "%d is out of range: use 1 to %d, or 0 for as many as the other keys ask for", p.Max, maxHolders)
 	}
-	if len(p.Callers) > 0 {
-		c.unobeyed("placement.callers", "remove it")
+	c.callers(p.Callers)
+	if _, err := perigee.ParseNear(p.Near); err != nil {
+		c.add("placement.near", "%v", err)
 	}
-	if p.Near != "" && p.Near != nearClient {
-		c.unobeyed("placement.near", fmt.Sprintf("use %q or remove it", nearClient))
-	}
-	c.later("placement.survive", p.Survive, surviveNode, "zone", "region")
-	c.later("placement.on_unsatisfiable", p.OnUnsatisfiable, unsatisfiableReject, "degrade")
+	c.choice("placement.survive", p.Survive, perigee.SurviveNode, perigee.SurviveZone, perigee.SurviveRegion)
+	c.choice("placement.on_unsatisfiable", p.OnUnsatisfiable, perigee.OnReject, perigee.OnDegrade)
 }
 
-// later checks an enumeration of which this release obeys the first value only.
-func (c *checker) later(key, value, obeyed string, unobeyed ...string) {
-	if slices.Contains(unobeyed, value) {
-		c.unobeyed(key, fmt.Sprintf("use %q instead of %q, or remove it", obeyed, value))
+// callers checks the rules about where requests come from. A rule without one of its halves would say
+// nothing, or forbid everything.
+func (c *checker) callers(rules []perigee.CallerRule) {
+	if len(rules) > maxCallerRules {
+		c.add("placement.callers", "there are %d rules: use at most %d, or groups that cover several places", len(rules), maxCallerRules)
 		return
 	}
-	c.choice(key, value, obeyed)
+	for i, r := range rules {
+		key := fmt.Sprintf("placement.callers[%d]", i)
+		if len(r.From) == 0 {
+			c.add(key+".from", "is empty: name the places whose requests this is about")
+		}
+		if len(r.Run) == 0 {
+			c.add(key+".run", "is empty: name the places where requests from there may run")
+		}
+		c.terms(key+".from", r.From)
+		c.terms(key+".run", r.Run)
+	}
 }
 
 func (c *checker) terms(key string, list []string) {

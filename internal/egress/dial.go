@@ -128,3 +128,23 @@ func (c *countedConn) Close() error {
 	c.closed()
 	return c.Conn.Close()
 }
+
+// Distance measures the way to a host ("name:port"): how long a TCP connection takes to open, without
+// the lookup of its name. The guard judges the address, as for any connection.
+func (e *Egress) Distance(ctx context.Context, host string) (time.Duration, error) {
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		return 0, err
+	}
+	addrs, err := e.lookup(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	conn, err := e.connect(ctx, "tcp", addrs[:1], port)
+	if err != nil {
+		return 0, err
+	}
+	took := time.Since(began)
+	return took, conn.Close()
+}
