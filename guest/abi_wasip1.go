@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"bytes"
 	"io"
 	"maps"
 	"net/http"
@@ -9,24 +8,13 @@ import (
 	"unsafe"
 )
 
-// The imports of the http-wasm handler ABI that a Go handler needs. Functions that return text write
-// nothing if it is longer than limit; the result is its length either way.
+// The imports of the http-wasm handler ABI that a Go handler needs, and the one by which Perigee tells of a
+// whole request at once. Functions that return text write nothing if it is longer than limit; the result is
+// its length either way.
 
-//go:wasmimport http_handler get_method
+//go:wasmimport perigee_handler request_head
 //go:noescape
-func getMethod(buf unsafe.Pointer, limit uint32) uint32
-
-//go:wasmimport http_handler get_uri
-//go:noescape
-func getURI(buf unsafe.Pointer, limit uint32) uint32
-
-//go:wasmimport http_handler get_protocol_version
-//go:noescape
-func getProtocolVersion(buf unsafe.Pointer, limit uint32) uint32
-
-//go:wasmimport http_handler get_source_addr
-//go:noescape
-func getSourceAddr(buf unsafe.Pointer, limit uint32) uint32
+func requestHead(buf unsafe.Pointer, limit uint32) uint32
 
 //go:wasmimport http_handler get_header_names
 //go:noescape
@@ -87,14 +75,9 @@ const (
 	featureTrailers       = 4
 )
 
-// What takes texts from the host. A module runs on one thread, and every user copies out of them before
+// scratch takes texts from the host. A module runs on one thread, and every user copies out of it before
 // anything else can run.
-var (
-	scratch  = make([]byte, 4<<10)
-	names    = make([]byte, 0, 1<<10) // of the fields that are being read, each with a NUL behind it
-	gathered = make([]byte, 0, 4<<10) // their values, likewise
-	counts   = make([]int, 0, 64)     // how many values each has
-)
+var scratch = make([]byte, 4<<10)
 
 // take calls get, with a larger scratch if the text did not fit, and returns what it left there.
 func take(get func(buf unsafe.Pointer, limit uint32) uint32) []byte {
@@ -106,56 +89,25 @@ func take(get func(buf unsafe.Pointer, limit uint32) uint32) []byte {
 	return scratch[:n]
 }
 
-// text is take for what has to last. Words that are met often are not copied.
-func text(get func(buf unsafe.Pointer, limit uint32) uint32) string {
-	b := take(get)
-	for _, word := range [...]string{"GET", "HTTP/1.1", "HTTP/2.0", "HTTP/3.0", "POST", "/"} {
-		if string(b) == word {
-			return word
-		}
-	}
-	return string(b)
-}
-
-func readHead() head {
-	h := head{
-		method:     text(getMethod),
-		uri:        text(getURI),
-		proto:      text(getProtocolVersion),
-		remoteAddr: text(getSourceAddr),
-	}
-	h.header = readFields(kindRequest)
-	return h
-}
-
-// readFields returns the fields of a kind. Their values share two pieces of memory.
+// readFields returns the fields of a kind, but of a request's header: exchange.read has those.
 func readFields(kind uint32) http.Header {
-	names = append(names[:0], take(func(buf unsafe.Pointer, limit uint32) uint32 { return uint32(getHeaderNames(kind, buf, limit)) })...)
-	gathered, counts = gathered[:0], counts[:0]
-	total := 0
-	for rest := names; len(rest) > 0; {
-		name, after, _ := bytes.Cut(rest, []byte{0})
+	names := string(take(func(buf unsafe.Pointer, limit uint32) uint32 { return uint32(getHeaderNames(kind, buf, limit)) }))
+	h := http.Header{}
+	for name := range strings.SplitSeq(strings.TrimSuffix(names, "\x00"), "\x00") {
+		if name == "" {
+			continue // there are none
+		}
 		count := 0
-		gathered = append(gathered, take(func(buf unsafe.Pointer, limit uint32) uint32 {
-			n := getHeaderValues(kind, unsafe.Pointer(unsafe.SliceData(name)), uint32(len(name)), buf, limit)
+		values := string(take(func(buf unsafe.Pointer, limit uint32) uint32 {
+			n := getHeaderValues(kind, stringPointer(name), uint32(len(name)), buf, limit)
 			count = int(n >> 32)
 			return uint32(n)
-		})...)
-		counts, total = append(counts, count), total+count
-		rest = after
-	}
-	h := make(http.Header, len(counts))
-	all, values := string(gathered), make([]string, 0, total)
-	rest := names
-	for _, count := range counts {
-		name, after, _ := bytes.Cut(rest, []byte{0})
-		from := len(values)
-		for range count {
-			value, more, _ := strings.Cut(all, "\x00")
-			values, all = append(values, value), more
+		}))
+		list := make([]string, count)
+		for i := range list {
+			list[i], values, _ = strings.Cut(values, "\x00")
 		}
-		h[canonical(name)] = values[from:len(values):len(values)]
-		rest = after
+		h[http.CanonicalHeaderKey(name)] = list
 	}
 	return h
 }
@@ -173,6 +125,12 @@ func writeField(kind uint32, name string, values []string) {
 
 func stringPointer(s string) unsafe.Pointer { return unsafe.Pointer(unsafe.StringData(s)) }
 
+// hostExchange is one whose request comes from the host, and whose response goes there.
+func hostExchange() *exchange {
+	trailer := http.Header{}
+	return newExchange(&hostSink{}, &requestBody{trailer: trailer}, trailer)
+}
+
 // hostSink is the response on its way to the host.
 type hostSink struct {
 	replace bool // there is a response of the next handler, which this one takes the place of
@@ -187,7 +145,9 @@ func (s *hostSink) head(status int) {
 		}
 		writeBody(kindResponse, nil, 0)
 	}
-	setStatusCode(uint32(status))
+	if s.replace || status != http.StatusOK { // the host begins with 200
+		setStatusCode(uint32(status))
+	}
 }
 
 func (*hostSink) field(name string, values []string) { writeField(kindResponse, name, values) }

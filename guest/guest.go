@@ -40,7 +40,8 @@
 // and be there for every request; and Rand, since math/rand repeats itself from request to request. The
 // package guest/outbound lets a function make requests of its own.
 //
-// The package speaks the http-wasm handler ABI and imports nothing but the standard library. It exports
-// perigee_warm_up besides, which the gateway calls before it makes the image that requests start from. It
-// owns one goroutine per request in a Middleware, and none else.
+// The package speaks the http-wasm handler ABI, but for the head of a request, which it asks for at once
+// (perigee_handler.request_head), and imports nothing but the standard library. It exports perigee_warm_up
+// besides, which the gateway calls before it makes the image that requests start from. It owns one
+// goroutine per request in a Middleware, and none else.
 package guest

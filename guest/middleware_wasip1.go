@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"slices"
@@ -25,14 +24,15 @@ type pass struct {
 	asked  bool
 	step   chan bool // true: the next handler is wanted; false: the middleware has returned
 	failed chan bool // the next handler has run; true: it failed
-	cancel context.CancelFunc
+	end    func()    // ends the request's context
 }
 
 // begin runs the middleware until it returns or wants the next handler.
-func begin(w *response, r *http.Request, cancel context.CancelFunc) uint64 {
+func begin(x *exchange) uint64 {
+	w, r := &x.response, x.request
 	p := &pass{
 		response: w, original: r.Header.Clone(), method: r.Method, uri: r.RequestURI, host: r.Host, body: r.Body,
-		step: make(chan bool), failed: make(chan bool), cancel: cancel,
+		step: make(chan bool), failed: make(chan bool), end: x.ctx.end,
 	}
 	passing = p
 	go func() {
@@ -51,7 +51,7 @@ func begin(w *response, r *http.Request, cancel context.CancelFunc) uint64 {
 	if <-p.step {
 		return 1
 	}
-	p.end()
+	p.finish()
 	return 0
 }
 
@@ -59,11 +59,11 @@ func begin(w *response, r *http.Request, cancel context.CancelFunc) uint64 {
 func (p *pass) resume(failed bool) {
 	p.failed <- failed
 	<-p.step
-	p.end()
+	p.finish()
 }
 
-func (p *pass) end() {
-	p.cancel()
+func (p *pass) finish() {
+	p.end()
 	passing = nil
 }
 

@@ -39,15 +39,15 @@ type response struct {
 	passed bool // the next handler has answered instead
 }
 
+func (w *response) init(out sink) {
+	w.out, w.header = out, make(http.Header, 8)
+	w.header["Made"] = nil // a map takes its memory with the first
+	delete(w.header, "Made")
+}
+
 // spare is a buffer that no response has: nearly always the one of a module, which has one request at a
 // time.
 var spare []byte
-
-func newResponse(out sink) *response {
-	w := &response{out: out, header: http.Header{}, buf: spare}
-	spare = nil
-	return w
-}
 
 // Header returns the headers that the first WriteHeader or Write sends. Trailers are set in it as
 // net/http documents: announced in the header Trailer, or with http.TrailerPrefix.
@@ -93,7 +93,9 @@ func (w *response) Write(p []byte) (int, error) {
 	}
 	if len(p) < bufferSize {
 		if w.buf == nil {
-			w.buf = make([]byte, 0, bufferSize)
+			if w.buf, spare = spare, nil; w.buf == nil {
+				w.buf = make([]byte, 0, bufferSize)
+			}
 		}
 		w.buf = append(w.buf, p...)
 		return len(p), nil
@@ -129,7 +131,12 @@ func (w *response) finish() {
 	}
 	w.WriteHeader(http.StatusOK)
 	w.drain()
-	spare, w.buf = w.buf, nil
+	if w.buf != nil {
+		spare, w.buf = w.buf, nil
+	}
+	if len(w.header) == 0 {
+		return
+	}
 	var trailer http.Header
 	add := func(name string, values []string) {
 		if trailer == nil {

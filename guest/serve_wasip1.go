@@ -1,12 +1,9 @@
 package guest
 
 import (
-	"context"
 	"math/rand/v2"
 	"net/http"
-	"time"
-
-	"github.com/perigee-edge/perigee/guest/internal/host"
+	"unsafe"
 )
 
 // served is the one handler of this module. It is set by an init function and never changed after;
@@ -15,6 +12,9 @@ var served http.Handler
 
 // wraps says that served calls the next handler.
 var wraps bool
+
+// ready is the exchange for the first request after the module's image was made; nil = it was taken.
+var ready *exchange
 
 // generator is what Rand returns; nil = this request has not asked yet.
 var generator *rand.Rand
@@ -65,34 +65,25 @@ func handleRequest() uint64 {
 		panic("guest: no handler: call guest.Serve in an init function, since main does not run in a module built with -buildmode=c-shared")
 	}
 	generator = nil
-	body := &requestBody{}
-	ctx, cancel := requestContext()
-	r, err := newRequest(ctx, readHead(), body)
-	if err != nil {
+	x := ready
+	if ready = nil; x == nil {
+		x = hostExchange()
+	}
+	n := requestHead(unsafe.Pointer(unsafe.SliceData(x.head)), uint32(len(x.head)))
+	if int(n) > len(x.head) {
+		x.head = make([]byte, n)
+		n = requestHead(unsafe.Pointer(unsafe.SliceData(x.head)), n)
+	}
+	if err := x.read(unsafe.String(unsafe.SliceData(x.head), n)); err != nil { // nothing else is written to it
 		panic(err)
 	}
-	if r.Body == body {
-		body.trailer = http.Header{}
-		r.Trailer = body.trailer
-	}
-	w := newResponse(&hostSink{})
 	if wraps {
-		return begin(w, r, cancel)
+		return begin(x)
 	}
-	defer cancel()
-	served.ServeHTTP(w, r)
-	w.finish()
+	served.ServeHTTP(&x.response, x.request)
+	x.response.finish()
+	x.ctx.end()
 	return 0
-}
-
-// requestContext returns the context of a request, with its deadline if that can be told.
-func requestContext() (context.Context, context.CancelFunc) {
-	if host.Deadline != nil {
-		if left := host.Deadline(); left >= 0 {
-			return context.WithTimeout(context.Background(), time.Duration(left))
-		}
-	}
-	return context.WithCancel(context.Background())
 }
 
 // handleResponse is called by the host when the next handler has run.
@@ -110,4 +101,5 @@ func handleResponse(reqCtx, isError uint32) {
 func warmUp() {
 	runHooks()
 	rehearse()
+	ready = hostExchange()
 }

@@ -1,9 +1,6 @@
 package guest
 
-import (
-	"net/http"
-	"strings"
-)
+import "net/http"
 
 // sniffed is how many bytes a type is guessed from.
 const sniffed = 512
@@ -19,18 +16,37 @@ func contentType(b []byte) string {
 // plain reports whether b is printable ASCII and does not begin like a format that can be (HTML, XML, PDF,
 // PostScript, and those whose magic begins with letters; https://mimesniff.spec.whatwg.org).
 func plain(b []byte) bool {
-	begun := false
+	for len(b) > 0 && textKind[b[0]] == space {
+		b = b[1:]
+	}
+	if len(b) == 0 || textKind[b[0]] == magic {
+		return false
+	}
 	for _, c := range b {
-		switch {
-		case c == ' ' || c == '\t' || c == '\n' || c == '\r':
-		case c < ' ' || c > '~':
+		if textKind[c] == binary {
 			return false
-		case !begun:
-			begun = true
-			if strings.IndexByte("<%BFGIMOPRtw", c) >= 0 {
-				return false
-			}
 		}
 	}
-	return begun
+	return true
 }
+
+// The kinds of bytes.
+const (
+	binary = iota
+	space
+	printed
+	magic // printed, and some format begins with it
+)
+
+var textKind = func() (kinds [256]byte) {
+	for c := ' '; c <= '~'; c++ {
+		kinds[c] = printed
+	}
+	for _, c := range " \t\n\r" {
+		kinds[c] = space
+	}
+	for _, c := range "<%BFGIMOPRtw" {
+		kinds[c] = magic
+	}
+	return kinds
+}()

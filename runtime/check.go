@@ -186,7 +186,9 @@ func abiOf(m *wasmbin.Module) (string, error) {
 func checkImports(m *wasmbin.Module, abi string) error {
 	known := map[string]map[string]string{wasip1.Module: wasip1.Signatures(), outbound.Module: outbound.Signatures()}
 	if abi == ABIHTTPWasm {
-		known[httpwasm.Module] = httpwasm.Signatures()
+		for _, module := range []string{httpwasm.Module, httpwasm.Extension} {
+			known[module] = httpwasm.Signatures(module)
+		}
 	}
 	var misses []string
 	for _, im := range m.Imports {

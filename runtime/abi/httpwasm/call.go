@@ -2,6 +2,9 @@
 // "http_handler" by which a guest reads a request, changes it, lets the next handler run and reads or
 // writes the response (https://http-wasm.io/http-handler-abi).
 //
+// A second import module, "perigee_handler", has one function that tells of a whole request at once
+// (request_head): it saves a guest that wants all of it a dozen calls.
+//
 // A guest exports memory, handle_request () -> i64 and handle_response (i32, i32). The low half of
 // what handle_request returns says whether the next handler is to run; the high half is handed to
 // handle_response afterwards, in the same instance.
@@ -46,6 +49,7 @@ type Call struct {
 	headerCopied   bool
 	trailerCopied  bool
 
+	text        []byte // room for the request's head
 	bodyRead    int64  // how much of the request body the guest has read
 	readRequest []byte // what the guest has read of the request body, while that is buffered
 	newRequest  []byte // what it wrote in its place

@@ -37,19 +37,31 @@ var functions = []function{
 	{"set_status_code", "i:", (*Call).setStatusCode},
 }
 
-// Signatures returns the functions that a guest may import from Module, each with its signature
-// written as "iii:I" for (i32, i32, i32) -> i64.
-func Signatures() map[string]string {
-	out := make(map[string]string, len(functions))
-	for _, f := range functions {
+// modules are the import modules.
+var modules = map[string][]function{Module: functions, Extension: extension}
+
+// Signatures returns the functions that a guest may import from Module or Extension, each with its
+// signature written as "iii:I" for (i32, i32, i32) -> i64.
+func Signatures(module string) map[string]string {
+	out := map[string]string{}
+	for _, f := range modules[module] {
 		out[f.name] = f.sig
 	}
 	return out
 }
 
-// Instantiate makes the host module in a runtime. Once is enough for all guests.
+// Instantiate makes the host modules in a runtime. Once is enough for all guests.
 func Instantiate(ctx context.Context, r wazero.Runtime) error {
-	b := r.NewHostModuleBuilder(Module)
+	for name, functions := range modules {
+		if err := instantiate(ctx, r, name, functions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func instantiate(ctx context.Context, r wazero.Runtime, name string, functions []function) error {
+	b := r.NewHostModuleBuilder(name)
 	for _, f := range functions {
 		params, results, _ := strings.Cut(f.sig, ":")
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, mod api.Module, stack []uint64) {
@@ -61,7 +73,7 @@ func Instantiate(ctx context.Context, r wazero.Runtime) error {
 		}), valueTypes(params), valueTypes(results)).Export(f.name)
 	}
 	if _, err := b.Instantiate(ctx); err != nil {
-		return fmt.Errorf("instantiate %s: %w", Module, err)
+		return fmt.Errorf("instantiate %s: %w", name, err)
 	}
 	return nil
 }

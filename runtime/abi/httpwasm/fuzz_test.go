@@ -20,11 +20,17 @@ import (
 // FuzzHostFunctions calls two host functions with any arguments, from a memory of any content, before
 // and after the next handler. A guest may be ended by it, the host may not.
 func FuzzHostFunctions(f *testing.F) {
-	for i := range 19 {
-		f.Add(byte(i), byte(18-i), uint8(7), 0, 0, 16, 64, 64, "x-name value")
+	for i := range 20 {
+		f.Add(byte(i), byte(19-i), uint8(7), 0, 0, 16, 64, 64, "x-name value")
 		f.Add(byte(i), byte(i), uint8(3), 1, 8, 65530, 100, -1, "\x00\x00\xff")
 	}
-	names := slices.Sorted(maps.Keys(httpwasm.Signatures()))
+	module := map[string]string{}
+	for _, m := range []string{httpwasm.Module, httpwasm.Extension} {
+		for name := range httpwasm.Signatures(m) {
+			module[name] = m
+		}
+	}
+	names := slices.Sorted(maps.Keys(module))
 	ctx := f.Context()
 	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter())
 	defer r.Close(ctx)
@@ -37,8 +43,8 @@ func FuzzHostFunctions(f *testing.F) {
 		enable := m.Import(httpwasm.Module, "enable_features", "i:i")
 		for _, n := range []byte{first, second} {
 			name := names[int(n)%len(names)]
-			sig := httpwasm.Signatures()[name]
-			f := m.Import(httpwasm.Module, name, sig)
+			sig := httpwasm.Signatures(module[name])[name]
+			f := m.Import(module[name], name, sig)
 			for i := range strings.IndexByte(sig, ':') {
 				calls = Cat(calls, Const([]int{a0, a1, a2, a3, a4}[i]))
 			}

@@ -80,9 +80,14 @@ func (c *Call) setMethod(mod api.Module, s []uint64) {
 
 func (c *Call) getURI(mod api.Module, s []uint64) {
 	c.begun("get_uri")
+	s[0] = c.reply(mod, s[0], s[1], c.uri())
+}
+
+// uri is the path and query of the request.
+func (c *Call) uri() string {
 	u := *c.Request.URL
 	u.Scheme, u.Host, u.User, u.Opaque = "", "", nil, ""
-	s[0] = c.reply(mod, s[0], s[1], u.RequestURI())
+	return u.RequestURI()
 }
 
 func (c *Call) setURI(mod api.Module, s []uint64) {
