@@ -105,7 +105,7 @@ func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.Resp
 	if next == nil {
 		next = http.NotFoundHandler()
 	}
-	if rev.timeout > 0 {
+	if end, ok := ctx.Deadline(); rev.timeout > 0 && (!ok || time.Until(end) > rev.timeout) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, rev.timeout, errDeadline)
 		defer cancel()
