@@ -70,6 +70,10 @@ fuzz: ## every fuzz target for FUZZTIME each
 bench: bin/perigee ## figures of a whole cluster, as "name value" lines; docs/bench.md explains them
 	go run ./internal/fleet/bench
 
+.PHONY: bench-cluster
+bench-cluster: ## figures of simulated clusters: convergence, lost deploys; docs/bench.md explains them
+	go run ./internal/sim/cluster/bench
+
 .PHONY: bench-runtime
 bench-runtime: ## the runtime beside other engines and a bare server (needs a C compiler, npm and wrk; Linux)
 	npm install --prefix bench --no-save --no-audit --no-fund $(WIZER)

@@ -345,3 +345,9 @@ func (c *Core) Holds(id perigee.Digest) bool { return c.set.byID[id] != nil }
 
 // Desired returns what the records mean.
 func (c *Core) Desired() *perigee.Desired { return c.fold.desired }
+
+// Now returns a reading of the cluster's clock that is after every record seen here.
+func (c *Core) Now(now time.Time) record.HLC { return c.clock.now(now) }
+
+// Heads returns the pointers of a function that nothing replaces yet.
+func (c *Core) Heads(function string) []perigee.Digest { return c.fold.heads(function) }

@@ -208,7 +208,7 @@ func (g *Gossip) Watch(ctx context.Context) <-chan struct{} { return g.watchers.
 func (g *Gossip) Now() record.HLC {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.core.clock.now(time.Now())
+	return g.core.Now(time.Now())
 }
 
 // SetRow changes what this node says about itself. The change function gets a copy and must not

@@ -29,17 +29,19 @@ const (
 )
 
 // fanout chooses whom to tell: everyone in a small cluster, else four of the same region and,
-// one time in four and where everybody shall hear it, one of another. Where a region is small,
-// others take the free places. all says that nobody was left out.
-func fanout(peers []Peer, region perigee.Region, reach Reach, chance *rand.Rand) (chosen []Peer, all bool) {
+// one time in four and where everybody shall hear it, one of another. The first of the four is who
+// comes after this node by name, so that whom chance leaves out is told by who comes before. Where a
+// region is small, others take the free places. all says that nobody was left out.
+func fanout(self perigee.NodeID, peers []Peer, region perigee.Region, reach Reach, chance *rand.Rand) (chosen []Peer, all bool) {
 	if len(peers) <= fanoutAll {
 		return peers, true
 	}
 	mixed := slices.Clone(peers)
 	slices.SortFunc(mixed, func(a, b Peer) int { return cmp.Compare(a.ID, b.ID) })
+	next := successor(self, mixed, region)
 	chance.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
 	slices.SortStableFunc(mixed, func(a, b Peer) int {
-		return cmp.Compare(btoi(a.Region != region), btoi(b.Region != region))
+		return cmp.Or(cmp.Compare(btoi(a.Region != region), btoi(b.Region != region)), cmp.Compare(btoi(a.ID != next), btoi(b.ID != next)))
 	})
 	far := slices.IndexFunc(mixed, func(p Peer) bool { return p.Region != region })
 	if reach == ReachNear {
@@ -58,6 +60,16 @@ func fanout(peers []Peer, region perigee.Region, reach Reach, chance *rand.Rand)
 	return chosen, false
 }
 
+// successor returns the peer of the region that comes after a node in a list sorted by name, or the first.
+func successor(self perigee.NodeID, sorted []Peer, region perigee.Region) (next perigee.NodeID) {
+	for _, p := range sorted {
+		if p.Region == region && (next == "" || next < self && p.ID > self) {
+			next = p.ID
+		}
+	}
+	return next
+}
+
 func btoi(b bool) int {
 	if b {
 		return 1
@@ -65,15 +77,35 @@ func btoi(b bool) int {
 	return 0
 }
 
+// everywhere adds one peer of each region that has none among the chosen: what begins here should not
+// wait for chance to carry it over.
+func everywhere(chosen, peers []Peer, region perigee.Region, chance *rand.Rand) []Peer {
+	has := map[perigee.Region]bool{region: true}
+	for _, p := range chosen {
+		has[p.Region] = true
+	}
+	chosen = slices.Clone(chosen)
+	for _, i := range chance.Perm(len(peers)) {
+		if p := peers[i]; !has[p.Region] {
+			has[p.Region] = true
+			chosen = append(chosen, p)
+		}
+	}
+	return chosen
+}
+
 // pushOrder returns whom to tell at once, and whom to try after them. In a larger cluster nobody
-// counts on a suspect.
-func (c *Core) pushOrder(reach Reach) (first, rest []Peer, all bool) {
+// counts on a suspect. begins says that this node is the first to tell.
+func (c *Core) pushOrder(reach Reach, begins bool) (first, rest []Peer, all bool) {
 	peers := slices.DeleteFunc(slices.Clone(c.peers), func(p Peer) bool { return p.ID == "" })
 	sure := slices.DeleteFunc(slices.Clone(peers), func(p Peer) bool { return p.Suspect })
 	if len(peers) <= fanoutAll || len(sure) <= fanoutAll {
 		sure = peers
 	}
-	first, all = fanout(sure, c.region, reach, c.chance)
+	first, all = fanout(c.self, sure, c.region, reach, c.chance)
+	if begins && reach == ReachAll && !all {
+		first = everywhere(first, sure, c.region, c.chance)
+	}
 	for _, p := range peers {
 		if len(first)+len(rest) < replicateMost && !slices.Contains(first, p) {
 			rest = append(rest, p)
@@ -87,7 +119,7 @@ func (c *Core) spread(now time.Time, entries []*entry, rows map[perigee.NodeID][
 	if src.reach == ReachOne || len(entries)+len(rows) == 0 {
 		return
 	}
-	first, _, all := c.pushOrder(src.reach)
+	first, _, all := c.pushOrder(src.reach, src.from == "")
 	for _, to := range first {
 		if to.ID != src.from {
 			c.push(now, to, entries, rows, further(src.reach, all), nil)
@@ -105,7 +137,7 @@ func further(reach Reach, all bool) Reach {
 
 // tellRow spreads this node's own row. Where somebody waits for it, as many as possible are told.
 func (c *Core) tellRow(now time.Time, e Own) {
-	first, rest, all := c.pushOrder(e.Reach)
+	first, rest, all := c.pushOrder(e.Reach, true)
 	rows := map[perigee.NodeID][]byte{c.self: e.Row.raw}
 	if e.Number == 0 {
 		c.spread(now, nil, rows, source{reach: e.Reach})

@@ -59,7 +59,7 @@ type replication struct {
 //  1. a peer confirmed: it is named;
 //  2. there is no peer, or none confirmed in time: none is.
 func (c *Core) replicate(now time.Time, number uint64, entries []*entry) {
-	first, rest, all := c.pushOrder(ReachAll)
+	first, rest, all := c.pushOrder(ReachAll, true)
 	r := &replication{c, number, now.Add(replicateTime), entries, rest, further(ReachAll, all), len(first)}
 	c.deadlines = append(c.deadlines, r)
 	for _, to := range first {

@@ -20,7 +20,7 @@ const (
 	pendingEvery = 200 * time.Millisecond
 
 	nearChance    = 0.8  // of comparing with a peer of the same region
-	suspectChance = 0.25 // of comparing with a suspect, where there is one
+	suspectChance = 0.25 // of comparing with a suspect too, where there is one
 	// A node compares with a few peers only, so that their connections live on; a new one costs more
 	// than all messages of a minute. Who they are changes once an hour.
 	partnersNear = 4
@@ -35,46 +35,49 @@ func (c *Core) planSync(now time.Time) {
 
 // sync begins to compare the state with one peer.
 func (c *Core) sync(now time.Time) {
+	// A suspect may be well: a call is what finds out. Nobody waits for it.
+	suspects := slices.DeleteFunc(slices.Clone(c.peers), func(p Peer) bool { return !p.Suspect })
+	if len(suspects) > 0 && c.chance.Float64() < suspectChance {
+		c.compare(now, suspects[c.chance.IntN(len(suspects))], c.compared)
+	}
 	to, ok := c.partner(now)
 	if !ok {
 		c.planSync(now)
 		return
 	}
 	c.syncing = true
-	c.compare(now, to, func(now time.Time, _ perigee.NodeID, differed bool, err error) {
+	c.compare(now, to, func(now time.Time, peer perigee.NodeID, differed bool, err error) {
 		c.syncing = false
 		c.planSync(now)
-		switch {
-		case err != nil:
-			c.out.Counts.SyncFailed++
-			c.out.Refused = append(c.out.Refused, err)
-			if RuleOf(err) == RuleStorage { // fetching what can't be stored helps nobody
-				c.nextSync = now.Add(storageRetry)
-			}
-		case differed:
-			c.out.Counts.Repaired++
-		default:
-			c.out.Counts.Equal++
+		if RuleOf(err) == RuleStorage { // fetching what can't be stored helps nobody
+			c.nextSync = now.Add(storageRetry)
 		}
+		c.compared(now, peer, differed, err)
 	})
 }
 
-// partner chooses whom to compare with. Now and then it is a suspect, who may be well: a call is what
-// finds out.
+// compared counts a comparison.
+func (c *Core) compared(_ time.Time, _ perigee.NodeID, differed bool, err error) {
+	switch {
+	case err != nil:
+		c.out.Counts.SyncFailed++
+		c.out.Refused = append(c.out.Refused, err)
+	case differed:
+		c.out.Counts.Repaired++
+	default:
+		c.out.Counts.Equal++
+	}
+}
+
+// partner chooses whom to compare with.
 func (c *Core) partner(now time.Time) (Peer, bool) {
-	var near, far, suspect []Peer
+	var near, far []Peer
 	for _, p := range c.peers {
-		if p.Suspect {
-			suspect = append(suspect, p)
-		}
 		if p.Region == c.region && p.ID != "" {
 			near = append(near, p)
 		} else {
 			far = append(far, p)
 		}
-	}
-	if len(suspect) > 0 && c.chance.Float64() < suspectChance {
-		return suspect[c.chance.IntN(len(suspect))], true
 	}
 	list := far
 	if len(far) == 0 || len(near) > 0 && c.chance.Float64() < nearChance {

@@ -240,7 +240,7 @@ func TestFanout(t *testing.T) {
 		return list
 	}
 	small := peers("fra", "syd", "syd", "ams", "ams")
-	if got, all := fanout(small, "fra", ReachAll, newRand()); !all || !slices.Equal(got, small) {
+	if got, all := fanout("n00a", small, "fra", ReachAll, newRand()); !all || !slices.Equal(got, small) {
 		t.Errorf("a small cluster: %v, %v, want all", got, all)
 	}
 	large := peers("fra", "fra", "fra", "fra", "fra", "fra", "syd", "syd", "ams", "ams")
@@ -248,14 +248,14 @@ func TestFanout(t *testing.T) {
 	const rounds = 4000
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range rounds {
-		got, all := fanout(large, "fra", ReachAll, rng)
+		got, all := fanout("n00a", large, "fra", ReachAll, rng)
 		if all || len(got) < fanoutNear || len(got) > fanoutNear+1 {
 			t.Fatalf("chose %v, %v", got, all)
 		}
 		for i, p := range got {
 			chosen[p.ID]++
-			if near := p.Region == "fra"; near != (i < fanoutNear) {
-				t.Fatalf("chose %v: the first four are near, the fifth is far", got)
+			if near := p.Region == "fra"; near != (i < fanoutNear) || i == 0 && p.ID != "n01" {
+				t.Fatalf("chose %v: the first is the next by name, four are near, the fifth is far", got)
 			}
 		}
 		far += len(got) - fanoutNear
@@ -267,7 +267,7 @@ func TestFanout(t *testing.T) {
 		t.Errorf("only %d of %d were ever chosen", len(chosen), len(large))
 	}
 	sparse := peers("fra", "syd", "ams", "wdc", "gru", "nrt", "sin")
-	if got, _ := fanout(sparse, "fra", ReachAll, rng); len(got) < fanoutNear || got[0].Region != "fra" {
+	if got, _ := fanout("n00a", sparse, "fra", ReachAll, rng); len(got) < fanoutNear || got[0].Region != "fra" {
 		t.Errorf("with one peer near: %v, want it and others in the free places", got)
 	}
 }

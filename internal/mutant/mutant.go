@@ -54,11 +54,11 @@ func check(t *testing.T, file, src, test string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: filepath.Join(dir, file)}})
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: filepath.Join(dir, filepath.Base(file))}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, b := range map[string]string{file: src, "overlay.json": string(overlay)} {
+	for name, b := range map[string]string{filepath.Base(file): src, "overlay.json": string(overlay)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(b), 0o600); err != nil {
 			t.Fatal(err)
 		}
