@@ -39,7 +39,7 @@ var ours = []struct {
 	{"runtime", []string{"", "internal/digest", "internal/wasmbin"}, "runs one function; knows no peers and no routes"},
 	{"edgeproxy", []string{"", "placement"}, "from a client's socket to a response; peers are behind its interfaces"},
 	{"usage", []string{""}, "a table in a file: knows keys and numbers, measures nothing"},
-	{"node", []string{"", "configs", "gossip", "placement", "runtime", "edgeproxy", "usage", "internal/bundle", "internal/digest", "internal/egress", "internal/identity", "internal/origin", "internal/peerlink", "internal/record", "internal/vfs"}, "wires one machine"},
+	{"node", []string{"", "configs", "gossip", "placement", "runtime", "edgeproxy", "edgeproxy/dns", "edgeproxy/geo", "usage", "internal/bundle", "internal/digest", "internal/egress", "internal/identity", "internal/origin", "internal/peerlink", "internal/record", "internal/vfs"}, "wires one machine"},
 	{"internal/fleet", []string{"", "node", "internal/wan", "internal/record", "internal/bundle"}, "several nodes in one process, for `perigee dev` and tests"},
 	{"internal/sim", []string{"", "gossip", "placement", "internal/wan", "internal/record", "internal/identity"}, "the pure cores in simulated worlds; for tests and figures only"},
 	{"cmd/perigee", []string{"", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/fleet", "edgeproxy"}, "the CLI: asks nodes, signs records"},

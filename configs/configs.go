@@ -41,6 +41,11 @@ type Node struct {
 	Receipt string `toml:"receipt"` // for functions that name none: "full", "region" or "off"
 	Steer   string `toml:"steer"`   // the most that any function may allow: "off", "prefer" or "force"
 
+	GeoDatabases []string `toml:"geo_databases"` // paths; relative = beside the settings file
+	DNS          string   `toml:"dns"`           // UDP and TCP address; "" = off
+	DNSZones     []string `toml:"dns_zones"`     // none = the cluster's domain
+	DNSServers   []string `toml:"dns_servers"`   // names in the zones' NS records; required with DNS
+
 	OutboundAllow []string `toml:"outbound_allow"` // addresses that functions may reach although they are not public
 	OutboundDeny  []string `toml:"outbound_deny"`  // addresses that functions may not reach; stronger than outbound_allow
 
@@ -59,7 +64,8 @@ type Node struct {
 // Default returns the settings of an empty file.
 func Default() Node {
 	return Node{
-		DataDir:       "/var/lib/perigee",
+		DataDir:      "/var/lib/perigee",
+		GeoDatabases: []string{}, DNSZones: []string{}, DNSServers: []string{},
 		OutboundAllow: []string{},
 		OutboundDeny:  []string{},
 		Listen:        "0.0.0.0:7443",
@@ -122,7 +128,7 @@ func (n Node) Check() error {
 	if n.Listen == "" {
 		ps.Add("listen", "a node can't do without the mesh: use an address like %q", Default().Listen)
 	}
-	for _, a := range []struct{ key, addr string }{{"listen", n.Listen}, {"https", n.HTTPS}, {"http", n.HTTP}, {"admin_http", n.AdminHTTP}} {
+	for _, a := range []struct{ key, addr string }{{"listen", n.Listen}, {"https", n.HTTPS}, {"http", n.HTTP}, {"admin_http", n.AdminHTTP}, {"dns", n.DNS}} {
 		if err := checkListen(a.addr); a.addr != "" && err != nil {
 			ps.Add(a.key, "%v", err)
 		}
@@ -132,6 +138,7 @@ func (n Node) Check() error {
 	}
 	choice(&ps, "receipt", n.Receipt, "full", "region", "off")
 	choice(&ps, "steer", n.Steer, "off", "prefer", "force")
+	n.checkDNS(&ps)
 	networks(&ps, "outbound_allow", n.OutboundAllow)
 	networks(&ps, "outbound_deny", n.OutboundDeny)
 	if n.Memory != 0 && n.Memory < minMemory {
@@ -157,6 +164,28 @@ func (n Node) Check() error {
 	choice(&ps, "log_level", n.LogLevel, "debug", "info", "warn", "error")
 	choice(&ps, "log_format", n.LogFormat, "text", "json")
 	return ps.Err()
+}
+
+// checkDNS holds the names of zones and servers against the rules.
+func (n Node) checkDNS(ps *strict.Problems) {
+	for i, path := range n.GeoDatabases {
+		if path == "" {
+			ps.Add(fmt.Sprintf("geo_databases[%d]", i), "the path is empty: name a file, or leave the entry out")
+		}
+	}
+	for _, list := range []struct {
+		key   string
+		names []string
+	}{{"dns_zones", n.DNSZones}, {"dns_servers", n.DNSServers}} {
+		for i, name := range list.names {
+			if err := perigee.CheckHost(name); err != nil {
+				ps.Add(fmt.Sprintf("%s[%d]", list.key, i), "%v", err)
+			}
+		}
+	}
+	if n.DNS != "" && len(n.DNSServers) == 0 {
+		ps.Add("dns_servers", `dns needs the names that the zone above delegates to: write them, like ["ns1.example.com"]`)
+	}
 }
 
 // checkListen reports why s is not an address to listen on.

@@ -28,10 +28,15 @@ type Config struct {
 	CodeDir     string   // compiled code; default <Dir>/code. Nodes of one process may share it
 	Admit       []string // command of the admission child, argv; default: this program with the argument "admit"
 
-	MemoryBudget  perigee.Bytes // of all guests together; default: half of the machine
-	MaxResponse   perigee.Bytes // of one response; default: runtime's
-	OutboundAllow []string      // addresses that functions may reach although they are not public: ranges, IP or IP:PORT
-	OutboundDeny  []string      // addresses that functions may not reach; stronger than OutboundAllow
+	MemoryBudget perigee.Bytes // of all guests together; default: half of the machine
+	MaxResponse  perigee.Bytes // of one response; default: runtime's
+	GeoDatabases []string      // databases of clients' places, asked in this order
+	DNS          string        // UDP and TCP address; "" = off
+	DNSZones     []string      // default: the cluster's domain
+	DNSServers   []string      // names in the zones' NS records; required with DNS
+
+	OutboundAllow []string // addresses that functions may reach although they are not public: ranges, IP or IP:PORT
+	OutboundDeny  []string // addresses that functions may not reach; stronger than OutboundAllow
 
 	MaxConns      int            // open connections of clients; default: edgeproxy's
 	MaxConnsPerIP int            // of one client; default: edgeproxy's

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/perigee-edge/perigee/edgeproxy"
+	"github.com/perigee-edge/perigee/edgeproxy/dns"
 	"github.com/perigee-edge/perigee/gossip"
 	"github.com/perigee-edge/perigee/internal/egress"
 	"github.com/perigee-edge/perigee/internal/peerlink"
@@ -86,6 +87,7 @@ func TestMetricsDoc(t *testing.T) {
 	gossip.NewMetrics(&reg)
 	peerlink.NewMetrics(&reg)
 	edgeproxy.NewMetrics(&reg)
+	dns.NewMetrics(&reg)
 	egress.NewMetrics(&reg)
 	newMetrics(&reg, time.Now)
 	newUsageMetrics(&reg, testTable(t))

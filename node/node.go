@@ -29,6 +29,8 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy"
+	"github.com/perigee-edge/perigee/edgeproxy/dns"
+	"github.com/perigee-edge/perigee/edgeproxy/geo"
 	"github.com/perigee-edge/perigee/gossip"
 	"github.com/perigee-edge/perigee/internal/bundle"
 	"github.com/perigee-edge/perigee/internal/digest"
@@ -56,6 +58,8 @@ type Node struct {
 	runtime  *runtime.Runtime
 	egress   *egress.Egress
 	proxy    *edgeproxy.Proxy
+	locator  *geo.Locator
+	dns      *dns.Server // nil = off
 	plans    *plans
 	rep      *replicator
 	deployer *deployer
@@ -146,6 +150,9 @@ func (n *Node) wire() error {
 	control.Handle("POST /web/sign", web.handler())
 	control.Handle("GET /usage", membersOnly(n.serveNodeUsage))
 	control.Handle("GET /logs/{function}", membersOnly(n.serveNodeLogs))
+	if err := n.wireGeography(); err != nil {
+		return err
+	}
 	return n.wireFront(web)
 }
 
@@ -280,6 +287,9 @@ func (n *Node) Close() {
 			if c != nil {
 				c.Close()
 			}
+		}
+		if n.dns != nil {
+			n.dns.Close()
 		}
 		if n.unlock != nil {
 			n.unlock()

@@ -55,8 +55,12 @@ func (n *Node) Run(ctx context.Context) error {
 	front := start("edgeproxy", n.proxy.Run)
 	keep := start("usage", n.keepUsage)
 	near := start("near", n.measureNear)
+	places := start("geo", n.locator.Run)
 	// Stopped in the other order; monitoring hears until the end why the node is not ready.
-	parts := []part{front, near, keep, admin, replicate, renew, follow, gossip, link}
+	parts := []part{front, places, near, keep, admin, replicate, renew, follow, gossip, link}
+	if n.dns != nil { // it goes last: others hear from it that this node drains
+		parts = append(parts, start("dns", n.dns.Run))
+	}
 	if n.health != nil {
 		parts = append(parts, start("health", func(ctx context.Context) error { return serve(ctx, n.health, n.healthHandler()) }))
 	}

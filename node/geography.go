@@ -1,0 +1,37 @@
+package node
+
+import (
+	"fmt"
+
+	"github.com/perigee-edge/perigee/edgeproxy/dns"
+	"github.com/perigee-edge/perigee/edgeproxy/geo"
+)
+
+// wireGeography makes what knows where clients are, and what sends them to the nearest gateway.
+func (n *Node) wireGeography() (err error) {
+	n.locator = geo.New(geo.Config{Databases: n.cfg.GeoDatabases, Logger: n.log})
+	metrics := dns.NewMetrics(n.registry)
+	if n.cfg.DNS == "" {
+		return nil
+	}
+	zones := n.cfg.DNSZones
+	if len(zones) == 0 {
+		zones = []string{n.m.genesis.Domain}
+	}
+	n.dns, err = dns.New(dns.Config{
+		Self: n.ID(), View: n.View, Locate: n.locator.Locate, Listen: n.cfg.DNS, Zones: zones, Servers: n.cfg.DNSServers,
+		Logger: n.log, Metrics: metrics,
+	})
+	if err != nil {
+		return fmt.Errorf("%w (dns in node.toml)", hint(err))
+	}
+	return nil
+}
+
+// DNSAddr returns where the node answers DNS; "" = nowhere.
+func (n *Node) DNSAddr() string {
+	if n.dns == nil {
+		return ""
+	}
+	return n.dns.Addr()
+}
