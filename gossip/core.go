@@ -2,8 +2,10 @@ package gossip
 
 import (
 	"crypto/x509"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -351,3 +353,22 @@ func (c *Core) Now(now time.Time) record.HLC { return c.clock.now(now) }
 
 // Heads returns the pointers of a function that nothing replaces yet.
 func (c *Core) Heads(function string) []perigee.Digest { return c.fold.heads(function) }
+
+// Rows returns what the nodes say about themselves, as far as it was verified.
+func (c *Core) Rows() map[perigee.NodeID]perigee.Row {
+	rows := make(map[perigee.NodeID]perigee.Row, len(c.rows.rows))
+	for id, s := range c.rows.rows {
+		rows[id] = s.row
+	}
+	return rows
+}
+
+// Rights returns who may write, and what, sorted by key.
+func (c *Core) Rights() (all []Person) {
+	for _, id := range slices.Sorted(maps.Keys(c.fold.auth.grants)) {
+		if p, ok := c.fold.auth.person(id); ok {
+			all = append(all, p)
+		}
+	}
+	return all
+}

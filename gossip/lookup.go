@@ -20,8 +20,9 @@ type Person struct {
 
 // Person returns the rights of a key; false when it has none (any more). A key that redeemed several
 // tokens shows the widest role and, as a deploy key, the scope of the last one; each is obeyed.
-func (g *Gossip) Person(id perigee.KeyID) (Person, bool) {
-	auth := g.folded.Load().auth
+func (g *Gossip) Person(id perigee.KeyID) (Person, bool) { return g.folded.Load().auth.person(id) }
+
+func (auth *authority) person(id perigee.KeyID) (Person, bool) {
 	if _, ended := auth.keyEnd[id]; ended {
 		return Person{}, false
 	}

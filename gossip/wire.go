@@ -284,3 +284,8 @@ func (m *pushTell) check() error {
 	}
 	return nil
 }
+
+// NewPush returns the message that brings records and rows.
+func NewPush(records, rows [][]byte, reach Reach) Message {
+	return &pushAsk{Version: wireVersion, Records: records, Rows: rows, Reach: reach}
+}

@@ -95,3 +95,21 @@ func TestConverge(t *testing.T) {
 		t.Errorf("missed %d, p99 %s", s.Missed, s.Percentile(0.99))
 	}
 }
+
+func TestByzantine(t *testing.T) {
+	tried, accepted, err := Byzantine(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range accepted {
+		t.Errorf("accepted: %s", name)
+	}
+	names := map[string]bool{}
+	for _, name := range tried {
+		names[name] = true
+	}
+	if len(names) != len(tried) || len(tried) < 80 {
+		t.Errorf("%d attacks, %d names", len(tried), len(names))
+	}
+	t.Logf("%d attacks", len(tried))
+}

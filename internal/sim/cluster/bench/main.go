@@ -43,6 +43,14 @@ func run() error {
 	fmt.Printf("sim1000_converge_p99_ms %.0f\n", ms(s.Percentile(0.99)))
 	fmt.Printf("sim1000_converge_max_ms %.0f\n", ms(s.Percentile(1)))
 	fmt.Printf("sim1000_missed %d\nsim1000_missed_trials %d\n", s.Missed, s.Missed+len(s.Times))
+	tried, accepted, err := cluster.Byzantine(time.Now())
+	if err != nil {
+		return err
+	}
+	for _, name := range accepted {
+		fmt.Fprintf(os.Stderr, "accepted: %s\n", name)
+	}
+	fmt.Printf("byzantine_accepted %d\nbyzantine_accepted_trials %d\n", len(accepted), len(tried))
 	return nil
 }
 
