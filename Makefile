@@ -43,7 +43,11 @@ race: ## the same under the race detector, without the stories (needs a C compil
 
 .PHONY: mutants
 mutants: ## take away each defence that has a list of mutants: its test must fail
-	PERIGEE_MUTANTS=1 go test -run '^TestMutants$$' $$(git ls-files '*/testdata/mutants.txt' | sed 's,^,./,;s,/testdata/mutants.txt,,')
+	PERIGEE_MUTANTS=1 go test -run '^TestMutants$$' -timeout 30m $$(git ls-files '*/testdata/mutants.txt' | sed 's,^,./,;s,/testdata/mutants.txt,,')
+
+.PHONY: bombs
+bombs: ## hostile modules of every kind and size, and all valid guests, given to one node's runtime (Linux)
+	PERIGEE_BOMBS=1 go test -count=1 -run '^TestBombs$$' -v ./internal/wasmbin ./runtime
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

@@ -151,9 +151,9 @@ func TestReceipts(t *testing.T) {
 		"gone":              func() error { return os.Remove(code[0]) },
 		"no receipt":        func() error { return os.Remove(receipts[0]) },
 		"a damaged receipt": func() error { return os.WriteFile(receipts[0], []byte("{"), 0o600) },
-		"another's receipt": func() error { return edit(receipts[0], `"module": "b3:`, `"module": "b3:0000`) },
+		"another's receipt": func() error { return editDigest(receipts[0], `"module": "b3:`) },
 		"an other engine":   func() error { return edit(receipts[0], `"engine": "wazero`, `"engine": "wazero-0`) },
-		"an entry outside":  func() error { return edit(receipts[0], `"entry": "`, `"entry": "../../`) },
+		"an entry outside":  func() error { return edit(receipts[0], `"entry": "`, `"entry": "../code/`) },
 	} {
 		if err := damage(); err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -180,6 +180,16 @@ func edit(name, old, new string) error {
 		return errors.New("nothing to edit")
 	}
 	return os.WriteFile(name, bytes.Replace(b, []byte(old), []byte(new), 1), 0o600)
+}
+
+// editDigest changes the first digit of the digest that follows a key.
+func editDigest(name, key string) error {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	at := bytes.Index(b, []byte(key)) + len(key)
+	return edit(name, string(b[at-len(key):at+1]), key+string("10"[b[at]&1]))
 }
 
 func files(t *testing.T, dir string) (out []string) {
@@ -221,28 +231,6 @@ func TestChildDies(t *testing.T) {
 		if left := append(files(t, filepath.Join(dir, "code")), files(t, filepath.Join(dir, "receipts"))...); len(left) != 0 {
 			t.Errorf("child %s: left %v", name, left)
 		}
-	}
-}
-
-// TestCompileBomb gives the child a module that passes the checker and takes far too long to compile.
-func TestCompileBomb(t *testing.T) {
-	if runtime.Instrumented > 1 {
-		t.Skip("the child's limits are ten times as high under the race detector, and no goroutine of ours is in it")
-	}
-	var m Module
-	m.Memory(1, 0)
-	// 1000 locals that live through 4000 loops: half a minute, 700 MB.
-	var uses []byte
-	for i := range 1000 {
-		uses = Cat(uses, 0x20, U(uint64(i)), 0x1a)
-	}
-	m.Func(":", 1000, Repeat(4000, 0x03, 0x40, 0x20, 0, 0x0d, 0, 0x0b), uses)
-	handler(&m, Const64(0))
-	r := open(t, runtime.Config{Dir: t.TempDir()})
-	_, err := r.Admit(t.Context(), perigee.Digest{1}, m.Bytes())
-	var no *runtime.ErrRefused
-	if !errors.As(err, &no) || (no.Rule != "compile-cpu" && no.Rule != "compile-memory") {
-		t.Errorf("got %v", err)
 	}
 }
 

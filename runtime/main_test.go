@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 			os.Exit(runtime.AdmitMain(os.Stdin, os.Stdout, os.Stderr, os.Args[2:]))
 		case "engine":
 			os.Exit(engineMain(os.Args[2:]))
+		case "bombs":
+			os.Exit(bombsMain(os.Args[2]))
 		case "hog":
 			os.Exit(hogMain(os.Args[2]))
 		}

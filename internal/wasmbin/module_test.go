@@ -75,28 +75,28 @@ func TestProposals(t *testing.T) {
 		b    []byte
 		rule string
 	}{
-		"atomic instruction":     {module(1, none, 0xfe, 0x03, 0), "no-threads"},
+		"atomic instruction":     {Bodies(1, none, 0xfe, 0x03, 0), "no-threads"},
 		"shared memory":          {Cat(Preamble, Section(5, 1, 3, 1, 2)), "no-threads"},
-		"try":                    {module(1, none, 0x06, 0x40, 0x0b), "no-exceptions"},
-		"try_table":              {module(1, none, 0x1f, 0x40, 0, 0x0b), "no-exceptions"},
-		"throw":                  {module(1, none, 0x08, 0), "no-exceptions"},
+		"try":                    {Bodies(1, none, 0x06, 0x40, 0x0b), "no-exceptions"},
+		"try_table":              {Bodies(1, none, 0x1f, 0x40, 0, 0x0b), "no-exceptions"},
+		"throw":                  {Bodies(1, none, 0x08, 0), "no-exceptions"},
 		"tag section":            {Cat(Preamble, Section(13, 1, 0, 0)), "no-exceptions"},
 		"imported tag":           {Cat(Preamble, Section(2, 1, Name("a"), Name("b"), 4, 0, 0)), "no-exceptions"},
-		"return_call":            {module(1, none, 0x12, 0), "no-tail-calls"},
-		"return_call_indirect":   {module(1, none, Const(0), 0x13, 0, 0), "no-tail-calls"},
+		"return_call":            {Bodies(1, none, 0x12, 0), "no-tail-calls"},
+		"return_call_indirect":   {Bodies(1, none, Const(0), 0x13, 0, 0), "no-tail-calls"},
 		"memory64":               {Cat(Preamble, Section(5, 1, 4, 1)), "no-memory64"},
 		"two memories":           {Cat(Preamble, Section(5, 2, 0, 1, 0, 1)), "no-multi-memory"},
-		"memory index in a load": {module(1, none, Const(0), 0x28, 0x42, 1, 0, 0x1a), "no-multi-memory"},
+		"memory index in a load": {Bodies(1, none, Const(0), 0x28, 0x42, 1, 0, 0x1a), "no-multi-memory"},
 		"struct type":            {Cat(Preamble, Section(1, 1, 0x5f, 0, 0)), "no-gc"},
 		"recursive types":        {Cat(Preamble, Section(1, 1, 0x4e, 0, 0)), "no-gc"},
-		"typed reference":        {module(1, Cat(1, 1, 0x64, 0)), "no-gc"},
-		"call_ref":               {module(1, none, 0x14, 0), "no-gc"},
-		"struct.new":             {module(1, none, 0xfb, 0, 0), "no-gc"},
-		"relaxed swizzle":        {module(1, none, 0xfd, 0x80, 0x02), "no-relaxed-simd"},
+		"typed reference":        {Bodies(1, Cat(1, 1, 0x64, 0)), "no-gc"},
+		"call_ref":               {Bodies(1, none, 0x14, 0), "no-gc"},
+		"struct.new":             {Bodies(1, none, 0xfb, 0, 0), "no-gc"},
+		"relaxed swizzle":        {Bodies(1, none, 0xfd, 0x80, 0x02), "no-relaxed-simd"},
 		"extended constant":      {Cat(Preamble, Section(6, 1, 0x7f, 0, Const(1), Const(1), 0x6a, 0x0b)), "no-extended-const"},
 		"component":              {[]byte("\x00asm\x0d\x00\x01\x00"), "component"},
 		"not wasm":               {[]byte("MZ\x00\x00\x00\x00\x00\x00\x00"), "not-wasm"},
-		"unknown instruction":    {module(1, none, 0xc5), "opcode"},
+		"unknown instruction":    {Bodies(1, none, 0xc5), "opcode"},
 	} {
 		_, err := wasmbin.Check(tc.b)
 		var refused *wasmbin.Error
@@ -123,7 +123,7 @@ func TestSigned(t *testing.T) {
 		{0x42, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}, false}, // 2^64-1
 		{0x42, []byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x7e}, false},
 	} {
-		_, err := wasmbin.Check(module(1, []byte{0}, tc.op, tc.leb, 0x1a))
+		_, err := wasmbin.Check(Bodies(1, []byte{0}, tc.op, tc.leb, 0x1a))
 		if (err == nil) != tc.ok {
 			t.Errorf("0x%02x % x: %v", tc.op, tc.leb, err)
 		}
@@ -230,7 +230,8 @@ func FuzzCheck(f *testing.F) {
 	m.Func("i:I", 3, Loop(Br(0)), 0x00)
 	m.Data(0, "x")
 	f.Add(m.Bytes())
-	for _, b := range bombs() {
+	for name, bomb := range bombs() {
+		b := bomb.Wasm(name.size)
 		if len(b) < 4096 {
 			f.Add(b)
 		}
@@ -245,7 +246,7 @@ func FuzzCheck(f *testing.F) {
 
 func BenchmarkCheck(b *testing.B) {
 	body := Repeat(20_000, 0x20, 0, 0x41, 0x01, 0x6a, 0x21, 0)
-	in := module(20, []byte{1, 1, 0x7f}, body)
+	in := Bodies(20, []byte{1, 1, 0x7f}, body)
 	b.SetBytes(int64(len(in)))
 	for b.Loop() {
 		if _, err := wasmbin.Check(in); err != nil {
