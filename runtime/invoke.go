@@ -51,7 +51,7 @@ type Metered interface {
 const (
 	LimitDepth       = abi.LimitDepth // GuestError.Limit
 	LimitConcurrency = "concurrency"  // limits.concurrency of the function
-	LimitNodeMemory  = "node-memory"  // the node's memory for guests
+	LimitNodeMemory  = "node-memory"  // the node's memory for guests; a GuestError's if deep calls needed it; also GuestError.Limit
 )
 
 // Error returns the limit and the detail.

@@ -217,6 +217,8 @@ func (q *request) diagnose(ctx context.Context, err error, when string) error {
 		return &GuestError{Kind: GuestFuel, Detail: fmt.Sprintf("it used more than limits.fuel = %d", q.rev.fuel)}
 	case errors.Is(err, sandbox.ErrTooDeep):
 		return &GuestError{Kind: GuestTrap, Limit: LimitDepth, Detail: "stack overflow: " + sandbox.ErrTooDeep.Error()}
+	case errors.Is(err, sandbox.ErrStack):
+		return &GuestError{Kind: GuestMemory, Limit: LimitNodeMemory, Detail: sandbox.ErrStack.Error()}
 	case errors.As(err, &exit) && exit.ExitCode() == 0:
 		guest.Kind, guest.Detail = GuestNoResponse, "it exited with code 0 before it answered"
 	case errors.As(err, &exit):

@@ -29,7 +29,7 @@ func metering(t testing.TB) wazero.Runtime {
 	i64 := []api.ValueType{api.ValueTypeI64}
 	b := r.NewHostModuleBuilder(wasmbin.HostModule)
 	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(_ context.Context, s []uint64) { s[0] += 250_000 }), i64, i64).Export(wasmbin.Refill)
-	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(context.Context, []uint64) { panic(errors.New("too deep")) }), nil, nil).Export(wasmbin.TooDeep)
+	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(_ context.Context, s []uint64) { s[0] += wasmbin.MaxDepth }), i64, i64).Export(wasmbin.Deeper)
 	if _, err := b.Instantiate(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -369,7 +369,7 @@ func TestBulkIsInterrupted(t *testing.T) {
 			}
 			return 250_000
 		}).Export(wasmbin.Refill)
-		b.NewFunctionBuilder().WithFunc(func() {}).Export(wasmbin.TooDeep)
+		b.NewFunctionBuilder().WithFunc(func(left int64) int64 { return left }).Export(wasmbin.Deeper)
 		if _, err := b.Instantiate(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -13,13 +13,17 @@ const (
 	freeLeaf = 64   // what a function without loops and calls may cost that does not look whether there is fuel
 )
 
-// The depth counter: what all open calls together may weigh. A unit stands for at most 8 KiB of the
-// engine's stack, in practice for some hundred bytes, so the stack of a guest is bounded by 128 MiB where
-// the engine would go to 400 MB, and common programs nest 16,384 calls.
-const maxDepth = 16384
+// The depth counter: what all open calls together may weigh, in units of at most 1 KiB of the engine's stack. A
+// guest begins with a portion of it and asks for each further one, so that the host sees its stack grow.
+const (
+	DepthPortion = 512
+	MaxDepth     = 128 << 10
+)
 
-// weight is what a function takes from the depth counter: locals and operands all have a place in its
-// frame if need be, and only many instructions make many operands.
-func weight(locals uint64, body int) int64 {
-	return min(1+int64(locals)/8+int64(body)/2048, maxDepth)
+// weight is what a function takes from the depth counter: the most that its frame can be. Locals and operands
+// all have a place in it if need be, of up to 16 bytes; two bytes of code make an operand, and a call as many
+// more as it has results beyond the first.
+func weight(locals uint64, body, results int) int64 {
+	bytes := 64 + 16*int64(locals) + 8*int64(body) + 16*int64(results)
+	return min((bytes+1023)/1024, MaxDepth)
 }

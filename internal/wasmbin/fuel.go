@@ -94,7 +94,9 @@ func (w *rewriter) enterHelper() encoder {
 	e.op(opGlobalGet, w.depth)
 	e.constant(opI64Const, 0)
 	e = append(e, opI64LtS, opIf, emptyType)
-	e.op(opCall, w.tooDeep)
+	e.op(opGlobalGet, w.depth)
+	e.op(opCall, w.deeper)
+	e.op(opGlobalSet, w.depth)
 	e = append(e, opEnd)
 	w.refillIfNone(&e)
 	return append(e, opEnd)
@@ -133,6 +135,7 @@ type metered struct {
 	groups   uint32 // how many groups of locals are declared
 	declared []byte // the groups
 	cost     int64  // of all its instructions
+	results  int    // of all its calls, beyond the first of each
 	loops    bool   // it has loops
 	calls    bool   // it calls functions that are defined
 	leaves   bool   // it is left by other ways than its end
@@ -171,7 +174,7 @@ func (f *metered) write() encoder {
 	f.out.u32(f.groups + uint32(len(added)/2))
 	f.out = append(append(f.out, f.declared...), added...)
 
-	load := weight(uint64(f.locals), f.size)
+	load := weight(uint64(f.locals), f.size, f.results)
 	around := f.begin(load)
 	f.emit(around > 0)
 	if around == 2 {

@@ -7,14 +7,14 @@ import (
 
 // RewriterVersion changes with what Rewrite makes of a module: code compiled from an older result must
 // not be used.
-const RewriterVersion = 4
+const RewriterVersion = 5
 
 // What a rewritten module imports from HostModule, and exports beyond what it exported before. No guest
 // may use these names itself.
 const (
 	HostModule = "perigee"
-	Refill     = "refill"   // (i64) -> i64: takes the fuel that is left, below zero, and returns what there is from now on, above zero
-	TooDeep    = "too_deep" // () -> (): the guest's calls are nested too deeply; it must not return
+	Refill     = "refill" // (i64) -> i64: takes the fuel that is left, below zero, and returns what there is from now on, above zero
+	Deeper     = "deeper" // (i64) -> i64: takes the depth that is left, below zero, and returns what there is from now on, above or equal to zero
 
 	FuelGlobal  = "perigee:fuel"  // mutable i64, 0 at first
 	StartExport = "perigee:start" // what was the start function, which does not start by itself any more
@@ -57,7 +57,7 @@ func (r *Rewritten) Restorable() bool {
 //     calls of Refill a guest runs no longer than what it was given, some thousand units for each call that is
 //     open, and one function body.
 //   - Depth. A function that calls others takes its weight, by the size of its frame, from a counter as
-//     long as it runs; TooDeep is called when nothing is left. A trap leaves the counter wrong: it is part of State.
+//     long as it runs; Deeper is called when nothing is left. A trap leaves the counter wrong: it is part of State, its last.
 //   - Image. Active data segments become Image. They are left behind as empty passive segments, which is
 //     what they are to memory.init after instantiation, or dropped if nobody can tell.
 //   - State. Mutable globals are exported under private names.
@@ -91,13 +91,13 @@ type rewriter struct {
 	content [secTag + 1][2]int // where each section's content begins and ends; 0, 0 = there is none
 
 	// The indices of what is added.
-	refill, tooDeep, flush, bulk, entered uint32 // functions
-	fuel, depth                           uint32 // globals
-	newTypes                              []FuncType
-	extraTypes                            map[string]uint32     // by signature
-	chunkedOps                            []bulkMemory          // each has a function, after entered
-	chunkedBy                             map[bulkMemory]uint32 // its index
-	large                                 map[uint32]uint32     // bytes of the passive segments longer than a chunk
+	refill, deeper, flush, bulk, entered uint32 // functions
+	fuel, depth                          uint32 // globals
+	newTypes                             []FuncType
+	extraTypes                           map[string]uint32     // by signature
+	chunkedOps                           []bulkMemory          // each has a function, after entered
+	chunkedBy                            map[bulkMemory]uint32 // its index
+	large                                map[uint32]uint32     // bytes of the passive segments longer than a chunk
 
 	// Of the function at hand.
 	points   []point
@@ -141,7 +141,7 @@ func (w *rewriter) enter(id int) uint32 {
 // plan gives indices to what is added.
 func (w *rewriter) plan() {
 	imported, defined := uint32(w.imported), uint32(w.out.Functions)
-	w.refill, w.tooDeep = imported, imported+1
+	w.refill, w.deeper = imported, imported+1
 	w.flush, w.bulk, w.entered = imported+2+defined, imported+3+defined, imported+4+defined
 	if w.out.Start {
 		at := w.content[secStart][0]
@@ -190,7 +190,7 @@ func (w *rewriter) write() {
 
 	out := encoder(append(make([]byte, 0, len(w.b)+len(code)/4), w.b[:8]...))
 	out.section(secType, w.typesOut())
-	out.section(secImport, w.importsOut(refill, none))
+	out.section(secImport, w.importsOut(refill))
 	out.section(secFunction, w.appended(secFunction, uint32(len(helpers)), func(e *encoder) {
 		for _, t := range helpers {
 			e.u32(t)
@@ -242,16 +242,16 @@ func (w *rewriter) typesOut() encoder {
 	})
 }
 
-func (w *rewriter) importsOut(refill, tooDeep uint32) encoder {
+func (w *rewriter) importsOut(refill uint32) encoder {
 	return w.appended(secImport, 2, func(e *encoder) {
 		e.name(HostModule)
 		e.name(Refill)
 		*e = append(*e, byte(Func))
 		e.u32(refill)
 		e.name(HostModule)
-		e.name(TooDeep)
+		e.name(Deeper)
 		*e = append(*e, byte(Func))
-		e.u32(tooDeep)
+		e.u32(refill)
 	})
 }
 
@@ -274,7 +274,12 @@ func (w *rewriter) globalsOut() encoder {
 		}
 	}
 	w.result.State = append(w.result.State, fmt.Sprint(privatePrefix, "g", w.depth))
-	return append(e, byte(I64), 1, 0x42, 0, opEnd, byte(I64), 1, 0x42, 0x80, 0x80, 0x01, opEnd) // depth: maxDepth, see cost.go
+	for _, first := range []int64{0, DepthPortion} {
+		e = append(e, byte(I64), 1)
+		e.constant(opI64Const, first)
+		e = append(e, opEnd)
+	}
+	return e
 }
 
 // constOut copies a constant expression.

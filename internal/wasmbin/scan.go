@@ -71,10 +71,11 @@ func (f *metered) step(p *point) (cost int64, found bool) {
 	case callOp:
 		p.index = f.u32()
 		f.calls = f.calls || p.index >= f.refill
+		f.calledFor(f.types[f.funcs[p.index]])
 		return costInstruction + costCall, true
 	case callIndirect:
 		f.calls = true
-		f.u32()
+		f.calledFor(f.types[f.u32()])
 		f.u32()
 		return costInstruction + costCall, false
 	case refFunc:
@@ -99,6 +100,9 @@ func (f *metered) step(p *point) (cost int64, found bool) {
 	}
 	return costInstruction, false
 }
+
+// calledFor notes the results of a call.
+func (f *metered) calledFor(t FuncType) { f.results += max(0, len(t.Results)-1) }
 
 func (f *metered) open(p *point) {
 	b := opened{at: len(f.points)}

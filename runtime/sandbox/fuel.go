@@ -106,9 +106,9 @@ func instantiateMeter(ctx context.Context, r wazero.Runtime) error {
 	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(ctx context.Context, stack []uint64) {
 		stack[0] = uint64(running(ctx).refill(ctx, int64(stack[0])))
 	}), i64, i64).Export(wasmbin.Refill)
-	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(context.Context, []uint64) {
-		panic(ErrTooDeep)
-	}), nil, nil).Export(wasmbin.TooDeep)
+	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(ctx context.Context, stack []uint64) {
+		stack[0] = uint64(running(ctx).deeper(int64(stack[0])))
+	}), i64, i64).Export(wasmbin.Deeper)
 	if _, err := b.Instantiate(ctx); err != nil {
 		return fmt.Errorf("instantiate %s: %w", wasmbin.HostModule, err)
 	}

@@ -21,6 +21,8 @@ type Instance struct {
 	fuel   api.MutableGlobal
 	state  []api.MutableGlobal
 	calls  map[string]api.Function // made once, since each has a stack
+	depth  int64                   // that the guest was given for its calls
+	stack  int64                   // bytes of the budget that its stacks have taken
 	used   bool                    // it served others before
 	idle   time.Time               // since when it has no user
 
@@ -66,6 +68,7 @@ func (i *Instance) Start(ctx context.Context) error {
 	i.fuel = mod.ExportedGlobal(wasmbin.FuelGlobal).(api.MutableGlobal)
 	i.state = m.globals(mod)
 	i.calls = map[string]api.Function{}
+	i.depth = wasmbin.DepthPortion
 	i.begin()
 	if !i.image.ready {
 		return nil
@@ -111,6 +114,7 @@ func (i *Instance) Waited() time.Duration { return i.waited }
 // call has returned, and that nothing outside memory and globals was changed.
 func (i *Instance) End(clean bool) {
 	i.release()
+	i.dropStacks()
 	m := i.module
 	m.notePeak(i.memory.size)
 	if clean && i.mod != nil && !i.mod.IsClosed() {
@@ -133,6 +137,7 @@ func (i *Instance) setState() {
 	for n, g := range i.state {
 		g.Set(i.image.globals[n])
 	}
+	i.depth = wasmbin.DepthPortion
 }
 
 // keptGrowth is how many bytes a memory may have grown in use and be restored: they stay with the
@@ -181,5 +186,6 @@ func (i *Instance) drop() {
 	if i.mod != nil {
 		_ = i.mod.Close(context.Background())
 	}
+	i.dropStacks()
 	i.memory.release()
 }

@@ -11,6 +11,7 @@ import (
 type budget struct {
 	mu    sync.Mutex
 	free  int64
+	dead  int64 // taken by what is to be collected
 	taken func(delta int64)
 
 	dropIdle func() // gives back what is kept without need

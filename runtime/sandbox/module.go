@@ -121,6 +121,7 @@ func (m *Module) Prepare(ctx context.Context, start func(ctx context.Context, i 
 	for _, g := range i.state {
 		img.globals = append(img.globals, g.Get())
 	}
+	img.globals[len(img.globals)-1] = wasmbin.DepthPortion // the last is the depth, which each instance asks for anew
 	m.dropImage()
 	m.image = img
 	m.peak.Store(max(m.peak.Load(), img.size))
