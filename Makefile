@@ -49,6 +49,17 @@ mutants: ## take away each defence that has a list of mutants: its test must fai
 bombs: ## hostile modules of every kind and size, and all valid guests, given to one node's runtime (Linux)
 	PERIGEE_BOMBS=1 go test -count=1 -run '^TestBombs$$' -v ./internal/wasmbin ./runtime
 
+.PHONY: bin/pebble
+bin/pebble: # an ACME server for tests
+	mkdir -p bin/pebble
+	cd bench/front && for p in pebble pebble-challtestsrv; do go build -o ../../bin/pebble/$$p github.com/letsencrypt/pebble/v2/cmd/$$p || exit 1; done
+	certs=$$(cd bench/front && go list -m -f '{{.Dir}}' github.com/letsencrypt/pebble/v2)/test/certs && \
+		install -m 600 $$certs/pebble.minica.pem bin/pebble/minica.pem && install -m 600 $$certs/localhost/*.pem bin/pebble/
+
+.PHONY: test-acme
+test-acme: bin/pebble ## certificates of a public CA, with Pebble and separate processes (needs curl)
+	PERIGEE_PEBBLE=$(CURDIR)/bin/pebble go test -count=1 -run '^TestACME$$' ./cmd/perigee
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt -w $$out"; exit 1; fi

@@ -39,10 +39,10 @@ var ours = []struct {
 	{"runtime", []string{"", "internal/digest", "internal/wasmbin"}, "runs one function; knows no peers and no routes"},
 	{"edgeproxy", []string{"", "placement"}, "from a client's socket to a response; peers are behind its interfaces"},
 	{"usage", []string{""}, "a table in a file: knows keys and numbers, measures nothing"},
-	{"node", []string{"", "configs", "gossip", "placement", "runtime", "edgeproxy", "edgeproxy/dns", "edgeproxy/geo", "usage", "internal/bundle", "internal/digest", "internal/egress", "internal/identity", "internal/origin", "internal/peerlink", "internal/record", "internal/vfs"}, "wires one machine"},
+	{"node", []string{"", "configs", "edgeproxy/acme", "gossip", "placement", "runtime", "edgeproxy", "edgeproxy/dns", "edgeproxy/geo", "usage", "internal/bundle", "internal/digest", "internal/egress", "internal/identity", "internal/origin", "internal/peerlink", "internal/record", "internal/vfs"}, "wires one machine"},
 	{"internal/fleet", []string{"", "node", "internal/wan", "internal/record", "internal/bundle"}, "several nodes in one process, for `perigee dev` and tests"},
 	{"internal/sim", []string{"", "gossip", "placement", "internal/wan", "internal/record", "internal/identity"}, "the pure cores in simulated worlds; for tests and figures only"},
-	{"cmd/perigee", []string{"", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/fleet", "edgeproxy"}, "the CLI: asks nodes, signs records"},
+	{"cmd/perigee", []string{"", "edgeproxy/acme", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/fleet", "edgeproxy"}, "the CLI: asks nodes, signs records"},
 }
 
 // homes gives each third-party module the only packages of ours that may import it.
@@ -56,6 +56,8 @@ var homes = map[string][]string{
 	"go.uber.org/zap":                      {"edgeproxy"},
 	"github.com/quic-go/quic-go":           {"internal/peerlink", "edgeproxy"},
 	"github.com/pires/go-proxyproto":       {"edgeproxy"},
+	"github.com/mholt/acmez":               {"edgeproxy"},
+	"github.com/libdns/rfc2136":            {"edgeproxy"},
 	"github.com/fxamacker/cbor/v2":         {"internal/record", "internal/peerlink", "internal/identity"},
 	"lukechampine.com/blake3":              {"internal/digest"},
 	"github.com/pelletier/go-toml/v2":      {"internal/strict"},

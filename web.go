@@ -41,3 +41,24 @@ func (d *Desired) CertificateFor(host string) *WebEntry {
 	}
 	return nil
 }
+
+// FunctionsAt returns the functions that answer at a host, or, for "*." and a domain, at any host directly
+// below it.
+func (d *Desired) FunctionsAt(name string) (list []*Function) {
+	domain, wild := strings.CutPrefix(name, "*.")
+	for host, routes := range d.routes {
+		if host != name && !(wild && DirectlyBelow(host, domain)) {
+			continue
+		}
+		for _, r := range routes {
+			list = append(list, r.fn)
+		}
+	}
+	return list
+}
+
+// DirectlyBelow reports whether a host is a domain with one more label in front.
+func DirectlyBelow(host, domain string) bool {
+	label, rest, ok := strings.Cut(host, ".")
+	return ok && label != "" && rest == domain
+}

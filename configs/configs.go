@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -32,6 +34,12 @@ type Node struct {
 	HTTP3 bool   `toml:"http3"` // HTTP/3 too, on the UDP port of HTTPS
 	HTTP  string `toml:"http"`  // TCP address without TLS; "" = off
 
+	ACMEEmail      string   `toml:"acme_email"`      // "" = no public CA
+	ACMEDirectory  string   `toml:"acme_directory"`  // URL of the CA
+	ACMERoots      string   `toml:"acme_roots"`      // PEM file of what the CA's own certificate leads to; "" = the system's
+	ACMEEAB        string   `toml:"acme_eab"`        // "ID:KEY" of an account that the CA knows already; "" = none
+	ACMEDNS        string   `toml:"acme_dns"`        // "IP:PORT" of a name server that takes updates; "" = no wildcards
+	ACMEDNSKey     string   `toml:"acme_dns_key"`    // "NAME:ALGORITHM:SECRET" that signs them
 	ProxyProtocol  []string `toml:"proxy_protocol"`  // load balancers that begin each connection with a PROXY header
 	TrustedProxies []string `toml:"trusted_proxies"` // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
 
@@ -78,6 +86,7 @@ func Default() Node {
 		MaxResponse:   64 * perigee.MiB,
 		DrainTimeout:  perigee.Duration(30 * time.Second),
 
+		ACMEDirectory:       "https://acme-v02.api.letsencrypt.org/directory",
 		ProxyProtocol:       []string{},
 		TrustedProxies:      []string{},
 		MaxConnections:      20_000,
@@ -147,6 +156,7 @@ func (n Node) Check() error {
 	if n.MaxResponse <= 0 {
 		ps.Add("max_response", "%s leaves room for no response: use a size like %q", n.MaxResponse, Default().MaxResponse)
 	}
+	n.checkACME(&ps)
 	prefixes(&ps, "proxy_protocol", n.ProxyProtocol)
 	prefixes(&ps, "trusted_proxies", n.TrustedProxies)
 	if n.MaxConnections < 1 {
@@ -228,6 +238,28 @@ func networks(ps *strict.Problems, key string, list []string) {
 		if _, err := origin.ParseNetwork(s); err != nil {
 			ps.Add(fmt.Sprintf("%s[%d]", key, i), "%v", err)
 		}
+	}
+}
+
+// checkACME refuses what no CA and no name server could be asked with.
+func (n *Node) checkACME(ps *strict.Problems) {
+	if at := strings.IndexByte(n.ACMEEmail, '@'); n.ACMEEmail != "" && (at < 1 || at == len(n.ACMEEmail)-1) {
+		ps.Add("acme_email", "%.80q is no address of mail", n.ACMEEmail)
+	}
+	if u, err := url.Parse(n.ACMEDirectory); err != nil || u.Scheme != "https" || u.Host == "" {
+		ps.Add("acme_directory", `%.80q is no https:// URL`, n.ACMEDirectory)
+	}
+	if id, key, ok := strings.Cut(n.ACMEEAB, ":"); n.ACMEEAB != "" && (!ok || id == "" || key == "") {
+		ps.Add("acme_eab", `write the key's id, ":" and the key, as the CA gave them`)
+	}
+	if n.ACMEDNS == "" {
+		return
+	}
+	if host, _, err := net.SplitHostPort(n.ACMEDNS); err != nil || host == "" {
+		ps.Add("acme_dns", `%.80q is no address: write "HOST:PORT"`, n.ACMEDNS)
+	}
+	if strings.Count(n.ACMEDNSKey, ":") != 2 {
+		ps.Add("acme_dns_key", `write "NAME:ALGORITHM:SECRET", for example "perigee.:hmac-sha256:c2VjcmV0"`)
 	}
 }
 

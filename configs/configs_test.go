@@ -71,8 +71,8 @@ log_level = "debug"
 func TestParseErrors(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"lsiten = ':1'", `f.toml:1:1: unknown key "lsiten" at the top level; did you mean "listen"?`},
-		{"region = 'fra'", `f.toml:1:1: unknown key "region" at the top level; known: admin_http, `},
-		{"[mesh]\nlisten = ':1'", `f.toml:1:2: unknown key "mesh" at the top level; known: admin_http, `},
+		{"region = 'fra'", `f.toml:1:1: unknown key "region" at the top level; known: acme_directory, `},
+		{"[mesh]\nlisten = ':1'", `f.toml:1:2: unknown key "mesh" at the top level; known: acme_directory, `},
 		{"id = 'Fra'", `f.toml:1:1: id: "Fra" contains 'F'`},
 		{"data_dir = ''", `f.toml:1:1: data_dir: the path is empty`},
 		{"listen = ''", `f.toml:1:1: listen: a node can't do without the mesh: use an address like "0.0.0.0:7443"`},
@@ -94,6 +94,11 @@ func TestParseErrors(t *testing.T) {
 		{"log_level = 'verbose'", `f.toml:1:1: log_level: "verbose" is not a choice`},
 		{"outbound_allow = ['10.0.0.0/8', 'localhost']", `f.toml:1:1: outbound_allow[1]: "localhost" is no address`},
 		{"outbound_deny = ['10.0.0.1/8']", `f.toml:1:1: outbound_deny[0]: "10.0.0.1/8" has bits behind its length: write 10.0.0.0/8`},
+		{"acme_email = 'me'", `f.toml:1:1: acme_email: "me" is no address of mail`},
+		{"acme_directory = 'http://ca'", `f.toml:1:1: acme_directory: "http://ca" is no https:// URL`},
+		{"acme_eab = 'x'", `f.toml:1:1: acme_eab: write the key's id`},
+		{"acme_dns = 'ns1'", `f.toml:1:1: acme_dns: "ns1" is no address: write "HOST:PORT"`},
+		{"acme_dns = 'ns1:53'", `f.toml: acme_dns_key: write "NAME:ALGORITHM:SECRET"`},
 		{"proxy_protocol = ['lb']", `f.toml:1:1: proxy_protocol[0]: "lb" is no range or address`},
 		{"trusted_proxies = ['10.0.0.1/8']", `f.toml:1:1: trusted_proxies[0]: "10.0.0.1/8" has bits behind its length: write 10.0.0.0/8`},
 		{"max_connections = 0", `f.toml:1:1: max_connections: 0 connections would shut everybody out: use a number like 20000`},

@@ -13,6 +13,9 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
+
+	"github.com/perigee-edge/perigee/edgeproxy/acme"
 )
 
 const (
@@ -21,6 +24,8 @@ const (
 	tidyEvery    = 24 * time.Hour
 	restTime     = time.Second
 	maxResting   = 1000
+	askRate      = 50 // a second
+	askBurst     = 200
 )
 
 // certs are the web certificates of this node: got at the first handshake for a host that the View
@@ -38,6 +43,7 @@ type certs struct {
 	cache *certmagic.Cache
 	magic *certmagic.Config
 	first singleflight.Group // hosts that get their first certificate
+	asks  *rate.Limiter      // for challenges
 
 	mu      sync.Mutex           // guards resting
 	resting map[string]time.Time // hosts that got no certificate lately, and until when none is asked for
@@ -46,7 +52,7 @@ type certs struct {
 var errResting = errors.New("there was no certificate a moment ago")
 
 func newCerts(cfg *Config) *certs {
-	return &certs{cfg: cfg, log: cfg.Logger, store: newCertStorage(cfg.CertDir), resting: map[string]time.Time{}}
+	return &certs{cfg: cfg, log: cfg.Logger, store: newCertStorage(cfg.CertDir), asks: rate.NewLimiter(askRate, askBurst), resting: map[string]time.Time{}}
 }
 
 // start starts certmagic's cache. stop ends it.
@@ -97,6 +103,14 @@ func (c *certs) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		c.cfg.Metrics.certs.WithLabelValues("unknown-host").Inc()
 		return nil, nil
 	}
+	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acme.Protocol {
+		return c.challenge(hello, name)
+	}
+	if c.cfg.Shared != nil {
+		if cert := c.cfg.Shared(name); cert != nil {
+			return cert, nil
+		}
+	}
 	if c.rests(name, time.Now()) {
 		return nil, errResting
 	}
@@ -107,6 +121,24 @@ func (c *certs) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return nil, err
 	}
 	return cert, nil
+}
+
+// challenge answers a CA that validates by a handshake. The order may be at another node.
+func (c *certs) challenge(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
+	for _, ch := range c.challenges(hello.Context(), name) {
+		if ch.Type == acme.TypeTLS {
+			return ch.HandshakeCert()
+		}
+	}
+	return nil, nil
+}
+
+// challenges asks for the open challenges about a host, at a bounded rate: strangers may cause it.
+func (c *certs) challenges(ctx context.Context, host string) []acme.Challenge {
+	if c.cfg.Challenges == nil || !c.asks.Allow() {
+		return nil
+	}
+	return c.cfg.Challenges(ctx, host)
 }
 
 func (c *certs) find(name string, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {

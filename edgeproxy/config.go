@@ -3,6 +3,7 @@ package edgeproxy
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy/acme"
 )
 
 // Config says what a Proxy serves and whom it asks. It is not changed after New.
@@ -50,6 +52,13 @@ type Config struct {
 	// signed by the cluster's web CA and returns the chain as PEM, leaf first. It must honour ctx.
 	// Required for HTTPS.
 	SignWeb func(ctx context.Context, csrDER []byte) (chainPEM []byte, err error)
+	// Shared returns the certificate that the cluster's nodes share for a host that the View has; nil = none,
+	// so that one of the cluster's own CA answers. nil = there are none.
+	Shared func(host string) *tls.Certificate
+
+	// Challenges returns what a public CA may ask about a host that the View has. nil = nothing.
+	Challenges func(ctx context.Context, host string) []acme.Challenge
+
 	WebRoot *x509.Certificate // what chains must lead to; nil = not checked
 	CertDir string            // holds the web certificates and their keys; required for HTTPS
 

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/perigee-edge/perigee/edgeproxy/acme"
 )
 
 // The limits of connections. Bodies and responses have no limit of time or size here: they may
@@ -54,7 +56,7 @@ func (p *Proxy) newServer() *http.Server {
 func (p *Proxy) listen(l listener) error {
 	var err error
 	if l.tls {
-		l.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.certs.get}
+		l.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.certs.get, NextProtos: []string{"h2", "http/1.1", acme.Protocol}}
 		err = l.server.ServeTLS(l.Listener, "", "")
 	} else {
 		err = l.server.Serve(l.Listener)

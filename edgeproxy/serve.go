@@ -10,9 +10,12 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy/acme"
 	"github.com/perigee-edge/perigee/placement"
 )
 
@@ -67,6 +70,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.receipt.Reason = ""
 		v.answer.Header().Set("Allow", methods)
 		v.answer.WriteHeader(http.StatusNoContent)
+		return
+	}
+	if v.answerChallenge() {
 		return
 	}
 	if pr := v.receive(); pr != nil {
@@ -124,6 +130,29 @@ func (v *visit) receive() *problem {
 		v.level = level
 	}
 	return nil
+}
+
+// challengePath is where a public CA asks for a file (http-01).
+const challengePath = "/.well-known/acme-challenge/"
+
+// answerChallenge answers a public CA that validates by a file, if an order for the host is under way in
+// the cluster; else a function may answer.
+func (v *visit) answerChallenge() bool {
+	c, host := v.proxy.certs, canonicalHost(v.in.Host)
+	token, ok := strings.CutPrefix(v.in.URL.Path, challengePath)
+	if !ok || c == nil || v.in.Method != http.MethodGet || !v.view.Desired.HasHost(host) {
+		return false
+	}
+	for _, ch := range c.challenges(v.in.Context(), host) {
+		if ch.Type == acme.TypeHTTP && ch.Token == token {
+			v.host, v.receipt.Reason = host, ""
+			v.answer.Header().Set("Content-Type", "application/octet-stream")
+			v.answer.Header().Set("Content-Length", strconv.Itoa(len(ch.KeyProof)))
+			_, _ = v.answer.Write([]byte(ch.KeyProof)) // a CA that is gone is told nothing
+			return true
+		}
+	}
+	return false
 }
 
 // serve finds out where the request is to run, and has it run there.

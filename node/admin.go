@@ -38,6 +38,7 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("POST /v1/records", reply(n.submit))
 	mux.HandleFunc("POST /v1/deploy", n.serveDeploy)
 	mux.HandleFunc("POST /v1/drain", reply(n.serveDrain))
+	n.certRoutes(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Not through the mux, which would clean the function's own path.
 		if rest, ok := strings.CutPrefix(r.URL.EscapedPath(), invokePath); ok {
@@ -177,10 +178,8 @@ func (n *Node) serveDeploy(w http.ResponseWriter, r *http.Request) {
 }
 
 func (n *Node) serveDrain(r *http.Request) (any, error) {
-	if pub, ok := peerlink.PersonFrom(r.Context()); ok {
-		if p, known := n.gossip.Person(record.KeyIDOf(pub)); !known || p.Role != record.TokenOperator {
-			return nil, &gossip.RefusedError{Rule: gossip.RuleRight, Text: "drain: this needs an operator key"}
-		}
+	if err := n.operator(r, "drain"); err != nil {
+		return nil, err
 	}
 	n.setDraining()
 	return struct{}{}, nil

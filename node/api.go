@@ -26,6 +26,9 @@ import (
 //	POST /v1/records              record frames -> Ack
 //	POST /v1/deploy               two record frames, then the bundle -> lines of DeployEvent
 //	ANY  /v1/invoke/{name}/…      the function's own response; the path goes on as it is
+//	GET  /v1/certs                []CertStatus
+//	POST /v1/certs/renew          order the certificate of ?name= anew (socket and operators)
+//	POST /v1/certs/import         a CertImport (socket and operators)
 //	POST /v1/drain                stop taking traffic (socket and operators)
 //
 // A record frame is a big-endian uint32 length and that many bytes. Errors are {"error": "…"}.
@@ -49,6 +52,7 @@ type Status struct {
 	Record    []byte            `json:"genesis_record"`
 	Now       record.HLC        `json:"now"` // what a record signed now should carry
 	Addrs     []string          `json:"addrs"`
+	Worries   []string          `json:"worries,omitempty"` // what an operator should look at
 }
 
 // NodeStatus is one member as this node sees it.

@@ -225,6 +225,25 @@ func (c *Client) Drain(ctx context.Context) error {
 	return c.post(ctx, "/v1/drain", nil, nil)
 }
 
+// Certs lists the hosts and their web certificates.
+func (c *Client) Certs(ctx context.Context) (s []CertStatus, err error) {
+	return s, c.get(ctx, "/v1/certs", &s)
+}
+
+// RenewCert has the certificate of a host, or of "*." and a domain, ordered anew.
+func (c *Client) RenewCert(ctx context.Context, name string) error {
+	return c.post(ctx, "/v1/certs/renew?name="+url.QueryEscape(name), nil, nil)
+}
+
+// ImportCert shares a certificate from elsewhere.
+func (c *Client) ImportCert(ctx context.Context, in CertImport) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	return c.post(ctx, "/v1/certs/import", bytes.NewReader(b), nil)
+}
+
 func (c *Client) get(ctx context.Context, path string, out any) error {
 	resp, err := c.do(ctx, http.MethodGet, path, nil)
 	if err != nil {

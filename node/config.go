@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy/acme"
 )
 
 // Config says what a node is and where it listens. Zero values mean the defaults named. It is not
@@ -41,6 +42,7 @@ type Config struct {
 	MaxConns      int            // open connections of clients; default: edgeproxy's
 	MaxConnsPerIP int            // of one client; default: edgeproxy's
 	MinBodyRate   int64          // bytes a second that a request's body must come with; default: edgeproxy's, negative = any
+	ACME          acme.Config    // the public CA for web certificates; without a Directory: none, the cluster's own CA does
 	ProxyProtocol []netip.Prefix // load balancers that begin each TCP connection with a PROXY header
 	Trusted       []netip.Prefix // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
 

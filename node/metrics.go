@@ -18,8 +18,9 @@ type metrics struct {
 	held    *prometheus.GaugeVec
 }
 
-// newMetrics makes the metrics and registers them. expires tells the end of the node's certificate.
-func newMetrics(reg prometheus.Registerer, expires func() time.Time) *metrics {
+// newMetrics makes the metrics and registers them. expires tells the end of the node's certificate, and
+// webLeft the seconds until the first of the shared web certificates ends.
+func newMetrics(reg prometheus.Registerer, expires func() time.Time, webLeft func() float64) *metrics {
 	m := &metrics{
 		deploys: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "perigee_node_deploys_total", Help: "Deploys that this node was asked for, by outcome.",
@@ -36,7 +37,9 @@ func newMetrics(reg prometheus.Registerer, expires func() time.Time) *metrics {
 	}
 	reg.MustRegister(m.deploys, m.joins, m.fetches, m.held, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "perigee_node_certificate_left_seconds", Help: "Time until this node's certificate expires; below zero it has.",
-	}, func() float64 { return time.Until(expires()).Seconds() }))
+	}, func() float64 { return time.Until(expires()).Seconds() }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "perigee_node_web_certificate_left_seconds", Help: "Time until the first of the shared web certificates of this node expires; +Inf: it has none.",
+	}, webLeft))
 	return m
 }
 

@@ -7,7 +7,7 @@
 // ended.
 //
 // Control paths on the mesh, beside those of gossip: /bundles… (bundles.go), /reach (reach.go),
-// /web/sign (websign.go), /usage (used.go), /logs/… (logs.go). The join protocol is in joinwire.go, the administration API in api.go, the
+// /web/sign (websign.go), /web/… (certapi.go), /usage (used.go), /logs/… (logs.go). The join protocol is in joinwire.go, the administration API in api.go, the
 // data directory in dir.go.
 package node
 
@@ -29,6 +29,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy"
+	"github.com/perigee-edge/perigee/edgeproxy/acme"
 	"github.com/perigee-edge/perigee/edgeproxy/dns"
 	"github.com/perigee-edge/perigee/edgeproxy/geo"
 	"github.com/perigee-edge/perigee/gossip"
@@ -64,6 +65,8 @@ type Node struct {
 	rep      *replicator
 	deployer *deployer
 	renewer  *renewer
+	issuer   *issuer
+	webCerts *webCerts
 
 	usage     *usage.Table
 	lines     *lines
@@ -131,7 +134,7 @@ func (n *Node) wire() error {
 	if err := n.wireEgress(); err != nil {
 		return err
 	}
-	metrics := newMetrics(n.registry, n.m.identity.Expires)
+	metrics := newMetrics(n.registry, n.m.identity.Expires, func() float64 { return n.webCerts.left(time.Now()) })
 	control := http.NewServeMux()
 	join := newJoinServer(n.m, metrics, n.log)
 	if err := n.wireMesh(control, join); err != nil {
@@ -148,6 +151,10 @@ func (n *Node) wire() error {
 	control.Handle("/bundles/", n.deployer.bundleHandler())
 	control.Handle("POST /reach", join.reach.handler())
 	control.Handle("POST /web/sign", web.handler())
+	if err := n.wireCerts(); err != nil {
+		return err
+	}
+	n.certControl(control)
 	control.Handle("GET /usage", membersOnly(n.serveNodeUsage))
 	control.Handle("GET /logs/{function}", membersOnly(n.serveNodeLogs))
 	if err := n.wireGeography(); err != nil {
@@ -199,11 +206,27 @@ func (n *Node) wireFront(web *webSigner) error {
 	n.proxy, err = edgeproxy.New(edgeproxy.Config{
 		Self: me.ID, Region: me.Region, View: n.View, Local: local{n}, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, Peer: peerOf,
 		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
+		Shared: n.webCerts.forHost, Challenges: n.challenges,
 		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate,
 		ProxyProtocol: n.cfg.ProxyProtocol, Trusted: n.cfg.Trusted,
 		Receipt: n.cfg.Receipt, Steer: n.cfg.Steer, Logger: n.log, Metrics: edgeproxy.NewMetrics(n.registry),
 	})
 	return err
+}
+
+// wireCerts makes what shares web certificates.
+func (n *Node) wireCerts() (err error) {
+	n.webCerts = newWebCerts(n)
+	n.webCerts.update(n.View().Desired.Web)
+	var client *acme.Client
+	if n.cfg.ACME.Directory != "" {
+		n.cfg.ACME.Logger, n.cfg.ACME.Agent = n.log, "perigee/"+perigee.Version
+		if client, err = acme.New(n.cfg.ACME); err != nil {
+			return err
+		}
+	}
+	n.issuer = newIssuer(n, client)
+	return nil
 }
 
 func peerOf(r *http.Request) (perigee.NodeClaims, bool) { return peerlink.PeerFrom(r.Context()) }

@@ -56,8 +56,9 @@ func (n *Node) Run(ctx context.Context) error {
 	keep := start("usage", n.keepUsage)
 	near := start("near", n.measureNear)
 	places := start("geo", n.locator.Run)
+	issue := start("issuer", n.issuer.run)
 	// Stopped in the other order; monitoring hears until the end why the node is not ready.
-	parts := []part{front, places, near, keep, admin, replicate, renew, follow, gossip, link}
+	parts := []part{front, places, near, keep, issue, admin, replicate, renew, follow, gossip, link}
 	if n.dns != nil { // it goes last: others hear from it that this node drains
 		parts = append(parts, start("dns", n.dns.Run))
 	}
@@ -163,6 +164,7 @@ func (n *Node) follow(ctx context.Context) error {
 		if desired = n.View().Desired; desired == before {
 			continue
 		}
+		n.webCerts.update(desired.Web)
 		if !maps.Equal(before.Revoked, desired.Revoked) {
 			cut.Reset(lastWord) // new connections are refused from now on
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/record"
@@ -22,6 +23,7 @@ func (n *Node) status() Status {
 		s.Why = err.Error()
 	}
 	s.Ready = s.Why == ""
+	s.Worries = n.webCerts.worries(time.Now())
 	for _, p := range byID(v.Observed.Nodes) {
 		if p.HasRole(perigee.RoleSigner) {
 			s.Signers++

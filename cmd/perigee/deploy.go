@@ -61,7 +61,11 @@ func newDeploy(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return reportDeploy(t, cmd, d, status, wait)
+			if err := reportDeploy(t, cmd, d, status, wait); err != nil {
+				return err
+			}
+			adviseDNS(cmd.Context(), cmd.ErrOrStderr(), p, hostsOf(status))
+			return nil
 		},
 	}
 	c.Flags().DurationVar(&wait, "wait", time.Minute, "wait until it is warm everywhere planned, at most for this `TIME`; 0 = do not wait")

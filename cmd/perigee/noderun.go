@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/configs"
+	"github.com/perigee-edge/perigee/edgeproxy/acme"
 	"github.com/perigee-edge/perigee/internal/identity"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/node"
@@ -158,7 +161,7 @@ func (r *runner) orRuns(ctx context.Context, err error) error {
 func (r *runner) portsFree() error {
 	for _, k := range settingKeys {
 		addr := *k.of(&r.cfg)
-		if k.key == "listen" || k.key == "advertise" || addr == "" {
+		if k.key == "listen" || k.key == "advertise" || strings.HasPrefix(k.key, "acme_") || addr == "" {
 			continue
 		}
 		l, err := net.Listen("tcp", addr)
@@ -187,8 +190,14 @@ func (r *runner) run(ctx context.Context) error {
 		r.socket.Close()
 		return err
 	}
+	ca, err := acmeConfig(r.path, r.cfg)
+	if err != nil {
+		r.socket.Close()
+		return err
+	}
 	n, err := node.New(node.Config{
-		Dir: r.dir(), Socket: r.socket, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
+		ACME: ca,
+		Dir:  r.dir(), Socket: r.socket, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
 		AdminSocket: node.SocketPath(socketOf(r.path, r.cfg)), Admit: admit, MemoryBudget: r.cfg.Memory, MaxResponse: r.cfg.MaxResponse,
 		DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny,
 		GeoDatabases: besideAll(r.path, r.cfg.GeoDatabases), DNS: r.cfg.DNS, DNSZones: r.cfg.DNSZones, DNSServers: r.cfg.DNSServers,
@@ -200,6 +209,34 @@ func (r *runner) run(ctx context.Context) error {
 		return err
 	}
 	return n.Run(ctx)
+}
+
+// acmeConfig is the public CA that the settings name; none without a mail address.
+func acmeConfig(path string, cfg configs.Node) (ca acme.Config, err error) {
+	if cfg.ACMEEmail == "" {
+		return ca, nil
+	}
+	ca = acme.Config{Directory: cfg.ACMEDirectory, Email: cfg.ACMEEmail}
+	ca.EABKey, ca.EABMAC, _ = strings.Cut(cfg.ACMEEAB, ":")
+	if cfg.ACMERoots != "" {
+		file := cfg.ACMERoots
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(filepath.Dir(path), file)
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return ca, fmt.Errorf("acme_roots: %w", err)
+		}
+		ca.Roots = x509.NewCertPool()
+		if !ca.Roots.AppendCertsFromPEM(b) {
+			return ca, fmt.Errorf("acme_roots: %s has no certificate", file)
+		}
+	}
+	if cfg.ACMEDNS != "" {
+		key := strings.Split(cfg.ACMEDNSKey, ":") // configs has counted
+		ca.DNS = &acme.DNS{Server: cfg.ACMEDNS, KeyName: key[0], Algorithm: key[1], Key: key[2]}
+	}
+	return ca, nil
 }
 
 // minBodyRate is in the form of node.Config, where 0 is the default and not "as slow as it likes".

@@ -12,6 +12,7 @@
 //	perigee usage [FN]                          what functions have used
 //
 //	perigee status                              the cluster, as one node sees it
+//	perigee cert ls | renew HOST | import HOST CHAIN KEY   web certificates
 //	perigee cluster init --region fra           make a cluster; this machine is its first node
 //	perigee node run [--join TOKEN]             run this machine's node; join first if it is new
 //	perigee node ls | drain | rm                the members
@@ -130,7 +131,7 @@ func newRoot() *cobra.Command {
 		}
 	}
 	add("functions", "Functions:", newDev(&t), newCheck(&t), newPlan(&t), newDeploy(&t), newLs(&t), newShow(&t), newInvoke(&t), newLogs(&t), newUsage(&t), newRm(&t))
-	add("cluster", "Clusters and their nodes:", newStatus(&t), newCluster(&t), newNode(&t), newToken(&t), newRegion(&t))
+	add("cluster", "Clusters and their nodes:", newStatus(&t), newCert(&t), newCluster(&t), newNode(&t), newToken(&t), newRegion(&t))
 	add("person", "This person, this machine:", newLogin(&t), newContext(&t))
 	root.AddCommand(newAdmit())
 	root.SetHelpCommand(newHelp())

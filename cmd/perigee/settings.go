@@ -15,11 +15,11 @@ import (
 // settings are the keys of a new node.toml that flags may set. An existing file is never changed.
 type settings struct {
 	flags  *pflag.FlagSet
-	values [5]string // by the index in settingKeys
+	values [9]string // by the index in settingKeys
 }
 
 // settingKeys are the keys of node.toml that have a flag, and where node.toml's reader puts them.
-var settingKeys = [5]struct {
+var settingKeys = [9]struct {
 	key, flag, usage string
 	of               func(*configs.Node) *string
 }{
@@ -27,11 +27,15 @@ var settingKeys = [5]struct {
 	{"advertise", "advertise", "`IP:PORT` where other nodes reach that port (default as the cluster sees it)", func(n *configs.Node) *string { return &n.Advertise }},
 	{"https", "https", "`ADDRESS` for clients, TCP", func(n *configs.Node) *string { return &n.HTTPS }},
 	{"http", "http", "`ADDRESS` for plain HTTP, TCP", func(n *configs.Node) *string { return &n.HTTP }},
+	{"acme_email", "acme-email", "`ADDRESS` of mail: get certificates for hosts from a public CA", func(n *configs.Node) *string { return &n.ACMEEmail }},
+	{"acme_directory", "acme-directory", "`URL` of that CA", func(n *configs.Node) *string { return &n.ACMEDirectory }},
+	{"acme_roots", "acme-roots", "PEM `FILE` of what that CA's own certificate leads to (default the system's)", func(n *configs.Node) *string { return &n.ACMERoots }},
+	{"acme_eab", "acme-eab", "`ID:KEY` of an account that the CA knows already", func(n *configs.Node) *string { return &n.ACMEEAB }},
 	{"admin_http", "admin-http", "`ADDRESS` of /livez, /readyz and /metrics, TCP", func(n *configs.Node) *string { return &n.AdminHTTP }},
 }
 
-const settingsHelp = `The flags --listen, --advertise, --https, --http and --admin-http are written to the new node.toml, and ""
-turns an address off. A node.toml that is there is not changed.`
+const settingsHelp = `The flags --listen, --advertise, --https, --http, --admin-http and --acme-… are written to the new node.toml,
+and "" turns an address off. A node.toml that is there is not changed.`
 
 func (s *settings) add(f *pflag.FlagSet) {
 	s.flags = f

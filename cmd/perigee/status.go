@@ -32,6 +32,9 @@ func newStatus(t *target) *cobra.Command {
 			out.row("functions", fmt.Sprint(s.Functions))
 			out.row("state", fmt.Sprintf("%s, the same on %d of %d alive", s.State.Short(), s.Agree, s.Alive))
 			out.row("version", s.Version)
+			for _, w := range s.Worries {
+				out.row("look at", w)
+			}
 			return t.print(cmd, s, out)
 		},
 	}

@@ -1,0 +1,246 @@
+// Package acme gets web certificates from a public CA by ACME (RFC 8555). It makes an account, carries out
+// one order at a time for each name, and holds the challenges of the orders under way, so that whoever
+// asks a node of the cluster for one can be answered. It does not decide when a certificate is wanted,
+// keep it, or renew it. It starts no goroutine.
+package acme
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mholt/acmez/v3"
+	rfc8555 "github.com/mholt/acmez/v3/acme"
+)
+
+// Protocol is what a CA that validates by tls-alpn-01 (RFC 8737) offers in its handshake, and nothing else.
+const Protocol = acmez.ACMETLS1Protocol
+
+// Config names the CA. It is not changed after New.
+type Config struct {
+	Directory string         // URL; required
+	Email     string         // where the CA writes to; "" = nowhere
+	EABKey    string         // id of the key of an account that the CA knows already; "" = none
+	EABMAC    string         // that key, base64url
+	Roots     *x509.CertPool // what the CA's own certificate leads to; nil = the system's
+	DNS       *DNS           // nil = no dns-01, and no wildcards
+	Agent     string         // names this program to the CA
+	Logger    *slog.Logger   // nil = slog.Default()
+}
+
+// Client orders from one CA. It is safe for concurrent use.
+type Client struct {
+	cfg   Config
+	proto acmez.Client
+
+	mu   sync.Mutex // guards open
+	open map[string][]Challenge
+}
+
+// Challenge is a CA's question about a host, with its answer.
+type Challenge struct {
+	Type     string `json:"type"` // "http-01" or "tls-alpn-01"
+	Host     string `json:"host"`
+	Token    string `json:"token"`
+	KeyProof string `json:"proof"` // the key authorization
+}
+
+// The challenges that any node answers.
+const (
+	TypeHTTP = rfc8555.ChallengeTypeHTTP01
+	TypeTLS  = rfc8555.ChallengeTypeTLSALPN01
+)
+
+// httpTimeout is for one request to the CA.
+const httpTimeout = 30 * time.Second
+
+// New makes a client. Nothing is asked yet.
+func New(cfg Config) (*Client, error) {
+	if cfg.Directory == "" {
+		return nil, errors.New("acme: the URL of the CA's directory is missing")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	c := &Client{cfg: cfg, open: map[string][]Challenge{}}
+	c.proto.Client = &rfc8555.Client{
+		Directory: cfg.Directory, UserAgent: cfg.Agent, PollTimeout: time.Minute,
+		HTTPClient: &http.Client{Timeout: httpTimeout, Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: cfg.Roots}, IdleConnTimeout: time.Minute,
+		}},
+	}
+	c.proto.ChallengeSolvers = map[string]acmez.Solver{TypeHTTP: solver{c}, TypeTLS: solver{c}}
+	if cfg.DNS != nil {
+		c.proto.ChallengeSolvers = map[string]acmez.Solver{rfc8555.ChallengeTypeDNS01: cfg.DNS.solver()}
+	}
+	return c, nil
+}
+
+// Account is what orders are made with. It is a secret.
+type Account struct {
+	URL string `json:"url"`
+	Key []byte `json:"key"` // PKCS #8
+}
+
+// Register makes a new account with the CA.
+func (c *Client) Register(ctx context.Context) (*Account, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	a := rfc8555.Account{TermsOfServiceAgreed: true, PrivateKey: key}
+	if c.cfg.Email != "" {
+		a.Contact = []string{"mailto:" + c.cfg.Email}
+	}
+	if c.cfg.EABKey != "" {
+		if err := a.SetExternalAccountBinding(ctx, c.proto.Client, rfc8555.EAB{KeyID: c.cfg.EABKey, MACKey: c.cfg.EABMAC}); err != nil {
+			return nil, fmt.Errorf("bind the new account at %s to key %s: %w", c.cfg.Directory, c.cfg.EABKey, err)
+		}
+	}
+	if a, err = c.proto.NewAccount(ctx, a); err != nil {
+		return nil, fmt.Errorf("make an account at %s: %w", c.cfg.Directory, err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return &Account{URL: a.Location, Key: der}, err
+}
+
+func (a *Account) open() (rfc8555.Account, error) {
+	key, err := x509.ParsePKCS8PrivateKey(a.Key)
+	if err != nil {
+		return rfc8555.Account{}, fmt.Errorf("key of account %s: %w", a.URL, err)
+	}
+	signer, ok := key.(*ecdsa.PrivateKey)
+	if !ok {
+		return rfc8555.Account{}, fmt.Errorf("key of account %s is a %T", a.URL, key)
+	}
+	return rfc8555.Account{Status: rfc8555.StatusValid, Location: a.URL, PrivateKey: signer}, nil
+}
+
+// Certificate is a chain and its key, as PEM. It is a secret.
+type Certificate struct {
+	Chain []byte `json:"chain"`
+	Key   []byte `json:"key"`
+}
+
+// Parse checks that key and chain belong together and are for a name, which may be a wildcard.
+func (c *Certificate) Parse(name string) (*tls.Certificate, error) {
+	cert, err := tls.X509KeyPair(c.Chain, c.Key)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(cert.Leaf.DNSNames, name) {
+		if err := cert.Leaf.VerifyHostname(name); err != nil {
+			return nil, err
+		}
+	}
+	return &cert, nil
+}
+
+// Order gets a certificate for a name. replaces is the one before it, if there is one.
+func (c *Client) Order(ctx context.Context, a *Account, name string, replaces *x509.Certificate) (*Certificate, error) {
+	account, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := acmez.NewCSR(key, []string{name})
+	if err != nil {
+		return nil, err
+	}
+	params, err := acmez.OrderParametersFromCSR(account, csr)
+	if err != nil {
+		return nil, err
+	}
+	params.Replaces = replaces
+	chains, err := c.proto.ObtainCertificate(ctx, params)
+	if err != nil {
+		return nil, fmt.Errorf("order a certificate for %s at %s: %w", name, c.cfg.Directory, err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	got := &Certificate{Chain: chains[0].ChainPEM, Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})}
+	_, err = got.Parse(name)
+	return got, err
+}
+
+// RenewAt asks the CA when a certificate should be replaced (RFC 9773), and when to ask again. A CA that
+// does not say leaves it at the last third of the certificate's life.
+func (c *Client) RenewAt(ctx context.Context, leaf *x509.Certificate) (at, again time.Time) {
+	info, err := c.proto.GetRenewalInfo(ctx, leaf)
+	if err != nil || info.SelectedTime.IsZero() {
+		return LastThird(leaf), time.Now().Add(askAgain)
+	}
+	again = time.Now().Add(askAgain)
+	if info.RetryAfter != nil {
+		again = *info.RetryAfter
+	}
+	return info.SelectedTime, again
+}
+
+const askAgain = 6 * time.Hour
+
+// LastThird returns when two thirds of a certificate's life are over.
+func LastThird(leaf *x509.Certificate) time.Time {
+	return leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3)
+}
+
+// Challenges returns the questions about a host that are open.
+func (c *Client) Challenges(host string) []Challenge {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.open[host])
+}
+
+// solver keeps the challenges of orders.
+type solver struct{ c *Client }
+
+// Present notes a challenge before the CA is told that it may ask.
+func (s solver) Present(_ context.Context, ch rfc8555.Challenge) error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	host := ch.Identifier.Value
+	s.c.open[host] = append(s.c.open[host], Challenge{ch.Type, host, ch.Token, ch.KeyAuthorization})
+	return nil
+}
+
+// CleanUp forgets it.
+func (s solver) CleanUp(_ context.Context, ch rfc8555.Challenge) error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	host := ch.Identifier.Value
+	s.c.open[host] = slices.DeleteFunc(s.c.open[host], func(o Challenge) bool { return o.Type == ch.Type && o.Token == ch.Token })
+	if len(s.c.open[host]) == 0 {
+		delete(s.c.open, host)
+	}
+	return nil
+}
+
+// HandshakeCert is the certificate that answers a tls-alpn-01 challenge.
+func (ch Challenge) HandshakeCert() (*tls.Certificate, error) {
+	return acmez.TLSALPN01ChallengeCert(rfc8555.Challenge{
+		Type: ch.Type, Token: ch.Token, KeyAuthorization: ch.KeyProof, Identifier: rfc8555.Identifier{Type: "dns", Value: ch.Host},
+	})
+}
+
+// Pack encodes an account or a certificate, to be sealed.
+func Pack(v any) ([]byte, error) { return json.Marshal(v) }
+
+// Unpack decodes what Pack made.
+func Unpack(b []byte, v any) error { return json.Unmarshal(b, v) }
