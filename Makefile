@@ -92,7 +92,7 @@ bench-cluster: ## figures of simulated clusters: convergence, lost deploys; docs
 .PHONY: bench-runtime
 bench-runtime: ## the runtime beside other engines and a bare server (needs a C compiler, npm and wrk; Linux)
 	npm install --prefix bench --no-save --no-audit --no-fund $(WIZER)
-	cd bench && lib=$$(go list -m -f '{{.Dir}}' $(WASMTIME))/build && CGO_ENABLED=1 CGO_CFLAGS="-O2 -I$$lib/include" \
+	cd bench && go mod download $(WASMTIME) && lib=$$(go list -m -f '{{.Dir}}' $(WASMTIME))/build && CGO_ENABLED=1 CGO_CFLAGS="-O2 -I$$lib/include" \
 		CGO_LDFLAGS="-L$$lib/linux-$$(uname -m) -lwasmtime -lm -ldl -pthread" go build -o ../bin/bench . && ../bin/bench $(BENCH)
 
 .PHONY: cross

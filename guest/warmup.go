@@ -48,11 +48,11 @@ func rehearse() {
 	stock()
 }
 
-// stock leaves the Go heap with a fresh span for each size of small objects, with and without pointers. Its
-// next objects of that size are then made in a few instructions; taking a span from the heap is thousands,
+// stock leaves the Go heap with a fresh span for each size of small objects, with and without pointers. A
+// span with pointers costs the image a frame, so larger sizes have none. The heap's next objects of that size are then made in a few instructions; taking a span from the heap is thousands,
 // of which each request would pay for those that happened to be full when the image was made.
 func stock() {
-	for size := 8; size <= 2048; {
+	for size := 8; size <= 512; size += 16 - size%16 {
 		for range spanBytes / size { // at most what is left of the span at hand
 			stocked = make([]byte, size)
 			if uintptr(unsafe.Pointer(unsafe.SliceData(stocked)))%spanBytes == 0 {
@@ -64,12 +64,6 @@ func stock() {
 			if uintptr(unsafe.Pointer(unsafe.SliceData(stockedPointers)))%spanBytes == 0 {
 				break
 			}
-		}
-		switch { // all sizes that the heap has, and some that it has not
-		case size < 1024:
-			size += 16 - size%16
-		default:
-			size += 128
 		}
 	}
 	stocked, stockedPointers = nil, nil

@@ -99,7 +99,7 @@ func (r *Runtime) admitted(ctx context.Context, d perigee.Digest, wasm []byte) (
 // verdict is what the child prints.
 type verdict struct {
 	Engine  string         `json:"engine"`
-	Module  perigee.Digest `json:"module"` // rewritten
+	Module  perigee.Digest `json:"module"` // its skeleton
 	Report  *Report        `json:"report,omitempty"`
 	Refused *ErrRefused    `json:"refused,omitempty"`
 	Compile int64          `json:"compile_ms"`
@@ -129,7 +129,7 @@ func (r *Runtime) compileInChild(ctx context.Context, module perigee.Digest, was
 	}
 	rec := receipt{
 		Module: module, Engine: v.Engine, Entry: r.codeID + "/" + filepath.Base(made[0]),
-		Rewritten: v.Module, Report: *v.Report, Made: time.Now().UTC(),
+		Skeleton: v.Module, Report: *v.Report, Made: time.Now().UTC(),
 	}
 	if rec.Code, rec.Size, err = digestFile(made[0]); err != nil {
 		return receipt{}, err
@@ -145,7 +145,7 @@ func (r *Runtime) compileInChild(ctx context.Context, module perigee.Digest, was
 	if err := r.writeReceipt(rec); err != nil {
 		return receipt{}, err
 	}
-	r.evict()
+	r.evict(module)
 	return rec, nil
 }
 

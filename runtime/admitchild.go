@@ -64,7 +64,7 @@ func admit(wasm []byte, dir string) (verdict, error) {
 		return verdict{Refused: no}, nil
 	}
 	start := time.Now()
-	if err := sandbox.Compile(context.Background(), dir, module.Wasm); err != nil {
+	if err := sandbox.Compile(context.Background(), dir, module); err != nil {
 		return verdict{Refused: &ErrRefused{Rule: "compile", Detail: err.Error()}}, nil
 	}
 	took := time.Since(start)
@@ -72,5 +72,5 @@ func admit(wasm []byte, dir string) (verdict, error) {
 	if err != nil || len(made) != 1 {
 		return verdict{}, fmt.Errorf("the engine left %d directories in %s; this processor may not be supported", len(made), filepath.Base(dir))
 	}
-	return verdict{Engine: engineID(made[0].Name()), Module: digest.Sum(module.Wasm), Report: &report, Compile: took.Milliseconds()}, nil
+	return verdict{Engine: engineID(made[0].Name()), Module: digest.Sum(module.Skeleton), Report: &report, Compile: took.Milliseconds()}, nil
 }

@@ -23,20 +23,25 @@ type cached struct {
 }
 
 // evict removes what no receipt of this engine names, and then what was not used for longest, until the
-// files are within Config.CodeCache. Modules that are loaded here stay. The caller holds the lock of
-// admissions, so nobody is adding.
-func (r *Runtime) evict() {
+// files are within Config.CodeCache. Modules that are loaded here stay, and so does the one that was made
+// just now, to be loaded. The caller holds the lock of admissions, so nobody is adding.
+func (r *Runtime) evict(made perigee.Digest) {
 	entries, orphans := r.cacheEntries()
 	var errs []error
 	for _, name := range orphans {
 		errs = append(errs, os.Remove(name))
 	}
 	total := perigee.Bytes(0)
+	uses := map[string]int{} // modules that differ in data alone have one file of code
 	for _, e := range entries {
 		total += e.size
+		for _, name := range e.files {
+			uses[name]++
+		}
 	}
 	slices.SortFunc(entries, func(a, b cached) int { return a.used.Compare(b.used) })
 	loaded := r.loadedModules()
+	loaded[made] = true
 	for _, e := range entries {
 		if total <= r.config.CodeCache {
 			break
@@ -46,7 +51,9 @@ func (r *Runtime) evict() {
 		}
 		total -= e.size
 		for _, name := range e.files { // the receipt first: without it the rest is an orphan
-			errs = append(errs, os.Remove(name))
+			if uses[name]--; uses[name] == 0 {
+				errs = append(errs, os.Remove(name))
+			}
 		}
 		r.config.Metrics.evictions.Inc()
 	}
@@ -107,14 +114,24 @@ func (r *Runtime) codeName(rec receipt) string {
 	return filepath.Join(r.config.Dir, codeDir, filepath.FromSlash(rec.Entry))
 }
 
-// moduleName is where the rewritten module of a receipt is kept.
+// checkCode reports code that is missing or cut. It is asked before the engine maps the code and after: of
+// code that is missing the engine says nothing, but compiles the skeleton and stores that.
+func (r *Runtime) checkCode(rec receipt) error {
+	if info, err := os.Stat(r.codeName(rec)); err != nil || info.Size() != int64(rec.Size) {
+		return fmt.Errorf("compiled code %s is missing or cut", rec.Entry)
+	}
+	return nil
+}
+
+// moduleName is where the skeleton of a receipt's module is kept.
 func (r *Runtime) moduleName(rec receipt) string {
 	return filepath.Join(r.config.Dir, moduleDir, fileName(rec.Module)+".wasm")
 }
 
-// keepModule stores a rewritten module, by which the engine finds the code again, and notes that it is used.
+// keepModule stores the skeleton of a module, by which the engine finds the code again, and notes that it is
+// used.
 func (r *Runtime) keepModule(rec receipt, wasm []byte) error {
-	if digest.Sum(wasm) != rec.Rewritten {
+	if digest.Sum(wasm) != rec.Skeleton {
 		return errors.New("the rewritten module is not the one that was compiled: restart the node after an upgrade")
 	}
 	now := time.Now()
@@ -123,7 +140,7 @@ func (r *Runtime) keepModule(rec receipt, wasm []byte) error {
 		return nil
 	}
 	if err := writeFile(r.moduleName(rec), wasm); err != nil {
-		return fmt.Errorf("keep the rewritten module: %w", err)
+		return fmt.Errorf("keep the skeleton of a module: %w", err)
 	}
 	return nil
 }
@@ -134,9 +151,9 @@ func (r *Runtime) keptModule(rec receipt) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if digest.Sum(wasm) != rec.Rewritten {
+	if digest.Sum(wasm) != rec.Skeleton {
 		_ = os.Remove(r.moduleName(rec))
-		return nil, fmt.Errorf("the rewritten module %s is damaged", filepath.Base(r.moduleName(rec)))
+		return nil, fmt.Errorf("the skeleton %s is damaged", filepath.Base(r.moduleName(rec)))
 	}
 	return wasm, nil
 }

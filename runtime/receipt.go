@@ -30,14 +30,14 @@ const (
 // receipt is the outcome of an admission: that this machine, with this engine, has compiled this
 // module, and what file that made. It is named for the digest of the module as it was given.
 type receipt struct {
-	Module    perigee.Digest `json:"module"`
-	Rewritten perigee.Digest `json:"rewritten"` // the module as it runs
-	Engine    string         `json:"engine"`    // version, architecture, system, processor features, rewriter
-	Entry     string         `json:"entry"`     // file below code/, with slashes
-	Code      perigee.Digest `json:"code"`      // of that file
-	Size      perigee.Bytes  `json:"size"`      // of that file
-	Report    Report         `json:"report"`
-	Made      time.Time      `json:"made"`
+	Module   perigee.Digest `json:"module"`
+	Skeleton perigee.Digest `json:"skeleton"` // of the module as it runs, which has its digest
+	Engine   string         `json:"engine"`   // version, architecture, system, processor features, rewriter
+	Entry    string         `json:"entry"`    // file below code/, with slashes
+	Code     perigee.Digest `json:"code"`     // of that file
+	Size     perigee.Bytes  `json:"size"`     // of that file
+	Report   Report         `json:"report"`
+	Made     time.Time      `json:"made"`
 }
 
 // engineID names all that compiled code depends on. Code moved to another kind of processor must not

@@ -156,10 +156,14 @@ func (r *Runtime) mapCode(ctx context.Context, rev *revision, wasm []byte, o san
 	if err != nil {
 		return refused(err)
 	}
-	if err := r.keepModule(rev.receipt, module.Wasm); err != nil {
+	if err := r.keepModule(rev.receipt, module.Skeleton); err != nil {
 		return err
 	}
 	if rev.module, err = r.engine.Load(ctx, module, o); err != nil {
+		return err
+	}
+	if err := r.checkCode(rev.receipt); err != nil { // it went meanwhile, and what was mapped only traps
+		rev.module.Close()
 		return err
 	}
 	r.config.Metrics.loadSeconds.Observe(time.Since(start).Seconds())

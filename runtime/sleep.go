@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -89,14 +88,15 @@ func (r *Runtime) mapAgain(ctx context.Context, rev *revision) error {
 	if err != nil {
 		return err
 	}
-	if info, err := os.Stat(r.codeName(rev.receipt)); err != nil || info.Size() != int64(rev.receipt.Size) {
-		return fmt.Errorf("compiled code %s is missing or cut", rev.receipt.Entry) // the engine would compile anew
+	if err := r.checkCode(rev.receipt); err != nil {
+		return err
 	}
 	var damaged error
 	var verify sync.WaitGroup
 	verify.Go(func() { _, damaged = r.readReceipt(rev.receipt.Module) })
 	err = rev.module.Wake(ctx, wasm)
 	verify.Wait()
+	damaged = errors.Join(damaged, r.checkCode(rev.receipt))
 	if err == nil && damaged != nil {
 		rev.module.Sleep()
 	}

@@ -1,7 +1,9 @@
 package wasmbin
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -32,6 +34,7 @@ type Chunk struct {
 type Rewritten struct {
 	*Module                  // of the module as it was given
 	Wasm            []byte   // the module that meters itself
+	Skeleton        []byte   // the same with bodies that only trap, and the digest of Wasm: what an engine needs of a module whose code it has
 	Image           []Chunk  // what was in active data segments, in order: later chunks may overlap earlier ones. Shares memory with the input
 	State           []string // the exported names of all mutable globals of number types but FuelGlobal, and of the counter of depth
 	OpaqueGlobals   bool     // it has mutable globals of other types, which no one outside can restore
@@ -208,12 +211,27 @@ func (w *rewriter) write() {
 	}
 	var functions encoder
 	functions.u32(uint32(w.out.Functions + len(helpers)))
-	out.section(secCode, append(functions, code...))
-	if w.result.passiveSegments {
-		out.section(secData, data)
+	bones := slices.Clone(out)
+	out.section(secCode, append(slices.Clone(functions), code...))
+	for range w.out.Functions + len(helpers) {
+		functions = append(functions, trap...)
+	}
+	bones.section(secCode, functions)
+	for _, o := range []*encoder{&out, &bones} {
+		if w.result.passiveSegments {
+			o.section(secData, data)
+		}
 	}
 	w.result.Wasm = out
+	whole := sha256.Sum256(out)
+	var digest encoder
+	digest.name("perigee:whole")
+	bones.section(secCustom, append(digest, whole[:]...))
+	w.result.Skeleton = bones
 }
+
+// trap is a function body, after its length, without locals: unreachable, end.
+var trap = []byte{3, 0, 0x00, 0x0b}
 
 // same returns a section's content as it is.
 func (w *rewriter) same(id int) encoder { return w.b[w.content[id][0]:w.content[id][1]] }

@@ -1,6 +1,7 @@
 package wasmbin_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -109,4 +110,32 @@ func FuzzRewrite(f *testing.F) {
 			t.Errorf("as it was %+v, rewritten %+v", r.Module, after)
 		}
 	})
+}
+
+// TestSkeleton checks that skeletons are valid and small, and differ where only bodies do.
+func TestSkeleton(t *testing.T) {
+	module := func(n int) *wasmbin.Rewritten {
+		var m Module
+		m.Memory(1, 0)
+		var body []byte
+		for range 100 {
+			body = Cat(body, Const(n), 0x1a)
+		}
+		m.Export("f", 0, m.Func(":i", 0, body, Const(n)))
+		w, err := wasmbin.Rewrite(m.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	one, two := module(1), module(2)
+	if bytes.Equal(one.Skeleton, two.Skeleton) || !bytes.Equal(one.Skeleton, module(1).Skeleton) {
+		t.Error("skeletons do not tell modules apart")
+	}
+	if len(one.Skeleton) > len(one.Wasm)-200 {
+		t.Errorf("the skeleton of %d bytes has %d", len(one.Wasm), len(one.Skeleton))
+	}
+	if _, err := wasmbin.Check(one.Skeleton); err != nil {
+		t.Error(err)
+	}
 }

@@ -22,16 +22,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+
+	"github.com/perigee-edge/perigee/internal/wasmbin"
 )
 
 // Config is what an Engine needs. Only Memory has no default.
 type Config struct {
-	Cache  string            // directory of compiled code; "" = compile in memory
+	Cache  string            // directory of compiled code, where Load finds what Compile left; "" = Load compiles
 	Memory int64             // bytes of all instances and images together
 	Turns  int               // guests that compute for long at once; default one less than processors, at least 1
 	Taken  func(delta int64) // called with each change of what is taken of Memory; default nothing
@@ -128,18 +132,44 @@ func engineConfig(cache wazero.CompilationCache) wazero.RuntimeConfig {
 	return c
 }
 
-// Compile compiles a module into a cache directory. It can take very long and much memory on bad modules:
-// it is for processes with limits.
-func Compile(ctx context.Context, dir string, wasm []byte) error {
+// Compile compiles a module into a cache directory, which is empty or new, so that Load finds the code by
+// the module's skeleton. It can take very long and much memory on bad modules: it is for processes with
+// limits.
+func Compile(ctx context.Context, dir string, w *wasmbin.Rewritten) error {
+	whole, err := compile(ctx, dir, w.Wasm)
+	if err != nil {
+		return err
+	}
+	bones, err := compile(ctx, filepath.Join(dir, "bones"), w.Skeleton)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(whole, filepath.Join(filepath.Dir(whole), filepath.Base(bones))); err != nil {
+		return fmt.Errorf("name compiled code for its skeleton: %w", err)
+	}
+	return os.RemoveAll(filepath.Join(dir, "bones"))
+}
+
+// compile returns the only file that compiling a module makes below an empty directory.
+func compile(ctx context.Context, dir string, wasm []byte) (string, error) {
 	cache, err := wazero.NewCompilationCacheWithDir(dir)
 	if err != nil {
-		return fmt.Errorf("open the code cache: %w", err)
+		return "", fmt.Errorf("open the code cache: %w", err)
 	}
 	defer cache.Close(ctx)
 	engine := wazero.NewRuntimeWithConfig(ctx, engineConfig(cache))
 	defer engine.Close(ctx)
-	_, err = engine.CompileModule(ctx, wasm)
-	return err
+	if _, err = engine.CompileModule(ctx, wasm); err != nil {
+		return "", err
+	}
+	made, err := filepath.Glob(filepath.Join(dir, "*", "*"))
+	if err == nil && len(made) != 1 {
+		err = fmt.Errorf("the engine left %d files of compiled code; want 1", len(made))
+	}
+	if err != nil {
+		return "", err
+	}
+	return made[0], nil
 }
 
 // MakeCache makes the folder in a directory in which this version of the engine keeps compiled code; its

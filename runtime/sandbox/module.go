@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
@@ -51,7 +50,8 @@ type Module struct {
 	peak       atomic.Int64 // most memory that an instance has had: what the next one reserves
 }
 
-// Load compiles a rewritten module, or maps its code when it is in the cache.
+// Load maps the code of a rewritten module, which must be in the cache: the engine knows the module by its
+// skeleton, and from that it would make code that only traps. Without a cache it compiles the module.
 func (e *Engine) Load(ctx context.Context, w *wasmbin.Rewritten, o Options) (*Module, error) {
 	if o.Memory == 0 {
 		o.Memory = 4 << 30
@@ -73,7 +73,11 @@ func (e *Engine) Load(ctx context.Context, w *wasmbin.Rewritten, o Options) (*Mo
 		m.image.close()
 		return nil, ErrMemory
 	}
-	if err := m.Wake(ctx, w.Wasm); err != nil {
+	wasm := w.Skeleton
+	if e.cache == nil {
+		wasm = w.Wasm
+	}
+	if err := m.Wake(ctx, wasm); err != nil {
 		m.dropImage()
 		return nil, err
 	}
@@ -178,39 +182,12 @@ func (m *Module) Sleep() {
 	}
 }
 
-// Wake maps the code again; wasm is the rewritten module that Load was given.
+// Wake maps the code again; wasm is the skeleton of the module that Load was given.
 func (m *Module) Wake(ctx context.Context, wasm []byte) (err error) {
 	if m.code, err = m.engine.wasm.CompileModule(ctx, wasm); err != nil {
 		return fmt.Errorf("map compiled code: %w", err)
 	}
-	forgetBodies(m.code)
 	return nil
-}
-
-// forgetBodies drops the functions as they were before they were compiled. The engine keeps a copy of each,
-// two thirds of what a loaded module takes, and reads none of them again. It has no function for it, so
-// they are found by their names in its types; where these are others nothing is dropped. It returns how many
-// bytes were.
-func forgetBodies(code wazero.CompiledModule) (dropped int) {
-	c := reflect.Indirect(reflect.ValueOf(code))
-	if c.Kind() != reflect.Struct {
-		return 0
-	}
-	module := c.FieldByName("module")
-	if module.Kind() != reflect.Pointer || module.IsNil() || module.Type().Elem().Kind() != reflect.Struct {
-		return 0
-	}
-	functions := reflect.NewAt(module.Type().Elem(), module.UnsafePointer()).Elem().FieldByName("CodeSection")
-	if functions.Kind() != reflect.Slice || functions.Type().Elem().Kind() != reflect.Struct {
-		return 0
-	}
-	for i := range functions.Len() {
-		if body := functions.Index(i).FieldByName("Body"); body.CanSet() && body.Type() == reflect.TypeFor[[]byte]() {
-			dropped += body.Len()
-			body.SetBytes(nil)
-		}
-	}
-	return dropped
 }
 
 // Close gives up everything.

@@ -188,7 +188,11 @@ func TestSleep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := open(t, sandbox.Config{Cache: filepath.Join(t.TempDir(), "code")})
+	dir := filepath.Join(t.TempDir(), "code")
+	if err := sandbox.Compile(t.Context(), dir, w); err != nil {
+		t.Fatal(err)
+	}
+	e := open(t, sandbox.Config{Cache: dir})
 	mod, err := e.Load(t.Context(), w, sandbox.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +210,7 @@ func TestSleep(t *testing.T) {
 			t.Errorf("%d, %v", got, err)
 		}
 		mod.Sleep()
-		if err := mod.Wake(t.Context(), w.Wasm); err != nil {
+		if err := mod.Wake(t.Context(), w.Skeleton); err != nil {
 			t.Fatal(err)
 		}
 	}
