@@ -28,6 +28,10 @@ type Config struct {
 	Local  Local
 	Hops   Hops
 
+	// Client returns the country of a client's address and the region that it counts as; what is not
+	// known is empty. nil = nothing is known.
+	Client func(netip.Addr, *perigee.Regions) (country string, region perigee.Region)
+
 	// LoadOf returns the load that a peer reported last with a response, once its body was read.
 	// nil = only what RoundTrip returns is known.
 	LoadOf func(*http.Response) (perigee.Load, bool)

@@ -18,7 +18,7 @@ import (
 // forward tries candidates until one has answered, and returns nil then. Otherwise it returns why
 // the last try failed, or the refusal if there was nobody to try.
 func (v *visit) forward(ctx context.Context) error {
-	demand := placement.Demand{Function: v.fn, Entry: v.proxy.cfg.Self, Steer: v.steer}
+	demand := placement.Demand{Function: v.fn, Entry: v.proxy.cfg.Self, Caller: v.facts.region, Steer: v.steer}
 	var lost error
 	for {
 		now := time.Now()

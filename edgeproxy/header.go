@@ -17,10 +17,12 @@ const (
 
 // The request header fields that a guest sees besides the client's own.
 const (
-	headerRegion = "Perigee-Region" // where it runs
-	headerFor    = "X-Forwarded-For"
-	headerProto  = "X-Forwarded-Proto"
-	headerHost   = "X-Forwarded-Host"
+	headerRegion        = "Perigee-Region"         // where it runs
+	headerClientCountry = "Perigee-Client-Country" // ISO 3166-1 alpha-2; absent where it is not known
+	headerClientRegion  = "Perigee-Client-Region"  // that the client counts as; absent where it is not known
+	headerFor           = "X-Forwarded-For"
+	headerProto         = "X-Forwarded-Proto"
+	headerHost          = "X-Forwarded-Host"
 )
 
 // The fields of those that who runs the guest needs, too.

@@ -85,7 +85,7 @@ func (p *Proxy) mayRun(r *http.Request, m *hopMeta, load perigee.Load) (*perigee
 	case self == nil, fn == nil: // the rules are not known, so nothing is allowed
 		return nil, perigee.RefusedNotHere
 	}
-	if _, ok := placement.AllowedFrom(fn.Policy(), m.entryRegion, self.NodeClaims, v.Desired.Regions); !ok {
+	if _, ok := placement.AllowedFrom(fn.Policy(), m.region, self.NodeClaims, v.Desired.Regions); !ok {
 		return nil, perigee.RefusedNotAllowed
 	}
 	loaded := load.Slots > 0 || self.Revisions[m.revision] == perigee.Warm

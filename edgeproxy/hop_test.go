@@ -70,7 +70,7 @@ func TestHopIsServed(t *testing.T) {
 	}
 	equal(t, "header", fmt.Sprint(rec.Header()), "map[Perigee-Hop-Fuel:[7] Perigee-Hop-Start:[cold]]")
 	want := map[string]string{
-		"Perigee-Region": "fra", "Perigee-Entry-Region": "wdc", "Perigee-Request-Id": "0123456789abcdef",
+		"Perigee-Region": "fra", "Perigee-Entry-Region": "wdc", "Perigee-Client-Region": "wdc", "Perigee-Request-Id": "0123456789abcdef",
 		"X-Forwarded-For": "2001:db8::1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": testHost,
 	}
 	for name, values := range seen.Header {

@@ -18,6 +18,8 @@ const (
 	hopEntry    = "Perigee-Hop-Entry"
 	hopRegion   = "Perigee-Hop-Region"
 	hopClient   = "Perigee-Hop-Client"
+	hopCountry  = "Perigee-Hop-Country"
+	hopCaller   = "Perigee-Hop-Caller"
 	hopProto    = "Perigee-Hop-Proto"
 	hopVersion  = "Perigee-Hop-Version"
 	hopID       = "Perigee-Hop-Id"
@@ -47,9 +49,11 @@ const (
 type facts struct {
 	id          string
 	entryRegion perigee.Region
-	client      string // IP address; "" = not known
-	proto       string // "https" or "http"
-	version     string // "HTTP/1.1" and the like, as http.Request.Proto
+	client      string         // IP address; "" = not known
+	country     string         // of the client: ISO 3166-1 alpha-2; "" = not known
+	region      perigee.Region // that the client counts as; "" = that of the entry
+	proto       string         // "https" or "http"
+	version     string         // "HTTP/1.1" and the like, as http.Request.Proto
 }
 
 // hopMeta is what the entry node tells the worker besides the request.
@@ -66,7 +70,7 @@ type hopMeta struct {
 
 // put adds the metadata to the header of a hop. Fields of an earlier hop are replaced.
 func (m *hopMeta) put(h http.Header) {
-	values := make([]string, 0, 12) // one array for all
+	values := make([]string, 0, 14) // one array for all
 	set := func(name, value string) {
 		values = append(values, value)
 		h[name] = values[len(values)-1 : len(values) : len(values)]
@@ -83,6 +87,14 @@ func (m *hopMeta) put(h http.Header) {
 	set(hopID, m.id)
 	if m.client != "" {
 		set(hopClient, m.client)
+	}
+	delete(h, hopCountry)
+	if m.country != "" {
+		set(hopCountry, m.country)
+	}
+	delete(h, hopCaller)
+	if m.region != "" {
+		set(hopCaller, string(m.region))
 	}
 	delete(h, hopTimeout)
 	if m.timeout > 0 {
@@ -118,6 +130,12 @@ func parseHop(h http.Header) (hopMeta, error) {
 			p.fail(hopClient, "is no IP address")
 		}
 	}
+	if m.country = p.one(hopCountry, false); m.country != "" && !isCountry(m.country) {
+		p.fail(hopCountry, "is no country")
+	}
+	if m.region = perigee.Region(p.label(hopCaller, false)); m.region == "" {
+		m.region = m.entryRegion
+	}
 	if m.proto = p.one(hopProto, true); m.proto != "https" && m.proto != "http" {
 		p.fail(hopProto, `is neither "https" nor "http"`)
 	}
@@ -145,6 +163,10 @@ func parseHop(h http.Header) (hopMeta, error) {
 	}
 	m.path = p.path(hopPath)
 	return m, p.err
+}
+
+func isCountry(s string) bool {
+	return len(s) == 2 && s[0] >= 'A' && s[0] <= 'Z' && s[1] >= 'A' && s[1] <= 'Z'
 }
 
 // hopParser keeps the first error.
@@ -226,13 +248,19 @@ func dropInternal(h http.Header) {
 
 // dress adds to a request what its guest may know about the client and the way.
 func (f *facts) dress(h http.Header, region perigee.Region, host string) {
-	values := make([]string, 0, 6) // one array for all
+	values := make([]string, 0, 8) // one array for all
 	set := func(name, value string) {
 		values = append(values, value)
 		h[name] = values[len(values)-1 : len(values) : len(values)]
 	}
 	set(headerRegion, string(region))
 	set(HeaderEntryRegion, string(f.entryRegion))
+	if f.country != "" {
+		set(headerClientCountry, f.country)
+	}
+	if f.region != "" && f.region != regionUnknown {
+		set(headerClientRegion, string(f.region))
+	}
 	set(HeaderRequestID, f.id)
 	set(headerProto, f.proto)
 	set(headerHost, host)

@@ -276,7 +276,7 @@ func TestFromClient(t *testing.T) {
 
 func TestHopMeta(t *testing.T) {
 	m := hopMeta{
-		facts: facts{id: "0123456789abcdef", entryRegion: "wdc", client: "192.0.2.1", proto: "https"}, function: "hello", revision: testRev,
+		facts: facts{id: "0123456789abcdef", entryRegion: "wdc", client: "192.0.2.1", country: "US", region: "sea", proto: "https"}, function: "hello", revision: testRev,
 		entry: "wdc-1", timeout: 1500 * time.Millisecond, path: []perigee.NodeID{"wdc-1"}, cold: true, depth: 8,
 	}
 	h := http.Header{"Accept": {"*/*"}}
@@ -286,7 +286,7 @@ func TestHopMeta(t *testing.T) {
 		if err != nil || fmt.Sprint(got) != fmt.Sprint(m) {
 			t.Fatalf("got %+v, %v\nwant %+v", got, err, m)
 		}
-		m.cold, m.timeout, m.depth = false, 0, 0
+		m.cold, m.timeout, m.depth, m.country, m.region = false, 0, 0, "", "wdc"
 		m.put(h) // replaces all, absent fields too
 	}
 	h.Add(hopFunction, "other")

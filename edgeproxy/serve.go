@@ -49,7 +49,11 @@ type visit struct {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v := &visit{proxy: p, began: time.Now(), in: r, level: p.cfg.Receipt, view: p.cfg.View()}
 	v.facts = facts{id: newID(), entryRegion: p.cfg.Region, version: r.Proto}
-	v.facts.client, v.facts.proto = p.clientOf(r)
+	client, proto := p.clientOf(r)
+	if v.facts.proto = proto; client.IsValid() {
+		v.facts.client = client.String()
+	}
+	v.facts.country, v.facts.region = p.placeOf(client, v.view.Desired.Regions)
 	v.receipt = Receipt{Entry: p.cfg.Region, Reason: ReasonRefused, ID: v.facts.id}
 	v.stall.init(w, r.ProtoMajor, p.cfg.StallTimeout)
 	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, settled: v.settled, stall: &v.stall}
@@ -273,6 +277,7 @@ func (v *visit) end() {
 	}
 	attrs := []slog.Attr{
 		slog.String("id", v.facts.id), slog.String("method", v.in.Method), slog.String("host", v.host),
+		slog.String("country", v.facts.country), slog.String("from", string(v.facts.region)),
 		slog.Int("status", v.answer.status), slog.Int64("bytes", v.answer.sent), slog.Duration("dur", took),
 		slog.Int("tries", v.tries), slog.String("reason", v.receipt.Reason),
 	}
@@ -296,16 +301,16 @@ func newID() string {
 	return hex.EncodeToString(raw[:])
 }
 
-// clientOf returns the IP address of a request's client, "" if it has none, and the scheme that the
-// client used.
-func (p *Proxy) clientOf(r *http.Request) (ip, proto string) {
+// clientOf returns the IP address of a request's client, not valid if it has none, and the scheme that
+// the client used.
+func (p *Proxy) clientOf(r *http.Request) (ip netip.Addr, proto string) {
 	proto = "http"
 	if r.TLS != nil {
 		proto = "https"
 	}
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return "", proto
+		return netip.Addr{}, proto
 	}
 	a := remote.Addr().Unmap().WithZone("")
 	if within(p.cfg.Trusted, a) {
@@ -314,7 +319,27 @@ func (p *Proxy) clientOf(r *http.Request) (ip, proto string) {
 			proto = said
 		}
 	}
-	return a.String(), proto
+	return a, proto
+}
+
+// regionUnknown is the region of clients that may be anywhere. No catalogue has it, so that all rules
+// about callers bind them.
+const regionUnknown perigee.Region = "unknown"
+
+// placeOf returns a client's country, "" if it is not known, and the region that it counts as. Whoever
+// comes from this machine or a private network is where this node is.
+func (p *Proxy) placeOf(client netip.Addr, regions *perigee.Regions) (country string, region perigee.Region) {
+	if p.cfg.Client == nil || !client.IsValid() {
+		return "", p.cfg.Region
+	}
+	country, region = p.cfg.Client(client, regions)
+	switch {
+	case region != "":
+		return country, region
+	case country == "" && (client.IsPrivate() || client.IsLoopback() || client.IsLinkLocalUnicast()):
+		return "", p.cfg.Region
+	}
+	return country, regionUnknown
 }
 
 // cleanURL returns the URL in the form of an ordinary request: a path, and a query without the

@@ -48,7 +48,7 @@ func TestWhatTheGuestSees(t *testing.T) {
 	r.Header.Set("X-Mine", "kept")
 	rec, _ := send(p, r)
 	want := map[string]string{
-		"Perigee-Region": "fra", "Perigee-Entry-Region": "fra", "Perigee-Request-Id": receiptOf(t, rec.Header()).ID,
+		"Perigee-Region": "fra", "Perigee-Entry-Region": "fra", "Perigee-Client-Region": "fra", "Perigee-Request-Id": receiptOf(t, rec.Header()).ID,
 		"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "Hello.Example.com.:8443", "X-Mine": "kept",
 	}
 	for name, values := range seen.Header {

@@ -4,6 +4,8 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"sync/atomic"
+
+	"github.com/perigee-edge/perigee"
 )
 
 // slots is how many addresses a cache remembers: clients ask again and again.
@@ -20,6 +22,9 @@ type found struct {
 	addr  netip.Addr
 	place Place
 	since uint64 // see Locator.changes
+
+	regions *perigee.Regions // the catalogue that region is of; nil = none was asked for
+	region  perigee.Region
 }
 
 func (c *cache) slot(addr netip.Addr) *atomic.Pointer[found] {

@@ -104,8 +104,22 @@ func (l *Locator) Locate(addr netip.Addr) Place {
 		return f.place
 	}
 	p := l.find(addr)
-	slot.Store(&found{addr, p, since})
+	slot.Store(&found{addr: addr, place: p, since: since})
 	return p
+}
+
+// Client returns the country of an address, and the region of the catalogue that it counts as; see
+// Place.Region. What is not known is empty.
+func (l *Locator) Client(addr netip.Addr, regions *perigee.Regions) (country string, region perigee.Region) {
+	p := l.Locate(addr)
+	slot, since := l.cache.slot(addr), l.changes.Load()
+	f := slot.Load()
+	if f != nil && f.addr == addr && f.since == since && f.regions == regions {
+		return f.place.Country, f.region
+	}
+	region, _ = p.Region(regions)
+	slot.Store(&found{addr, p, since, regions, region})
+	return p.Country, region
 }
 
 // find asks the databases.

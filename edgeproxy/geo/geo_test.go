@@ -210,6 +210,26 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// TestClient: the region is of the catalogue that is asked for, also when another was asked for before.
+func TestClient(t *testing.T) {
+	l := New(Config{})
+	amsterdam := netip.MustParseAddr("193.0.6.139")
+	few := perigee.NewRegions([]perigee.RegionInfo{{Code: "home", Country: "NL", Point: perigee.Point{Lat: 52, Lon: 5}}})
+	for range 2 {
+		for _, c := range []struct {
+			regions *perigee.Regions
+			want    perigee.Region
+		}{{perigee.BuiltinRegions(), "ams"}, {few, "home"}, {perigee.NewRegions(nil), ""}} {
+			if country, region := l.Client(amsterdam, c.regions); country != "NL" || region != c.want {
+				t.Errorf("Client = %q, %q, want NL, %q", country, region, c.want)
+			}
+		}
+	}
+	if country, region := l.Client(netip.MustParseAddr("10.0.0.1"), few); country != "" || region != "" {
+		t.Errorf("a private address is in %q, %q", country, region)
+	}
+}
+
 func BenchmarkLocate(b *testing.B) {
 	l := New(Config{Databases: []string{testDatabase(b, "GeoLite2-City-Test.mmdb")}, Logger: slog.New(slog.DiscardHandler)})
 	addr := netip.MustParseAddr("81.2.69.142")
