@@ -27,7 +27,7 @@ type exchange struct {
 
 // factNames are the fields that the gateway adds to each request. They are in the header of an exchange
 // from the beginning, since putting them there is dear.
-var factNames = [...]string{"Perigee-Entry-Region", "Perigee-Region", "Perigee-Request-Id", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
+var factNames = [...]string{"Perigee-Client-Country", "Perigee-Client-Region", "Perigee-Entry-Region", "Perigee-Region", "Perigee-Request-Id", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
 
 func newExchange(out sink, body io.ReadCloser, trailer http.Header) *exchange {
 	x := &exchange{head: make([]byte, 2<<10), header: make(http.Header, 24), body: body, trailer: trailer}
@@ -42,18 +42,22 @@ func newExchange(out sink, body io.ReadCloser, trailer http.Header) *exchange {
 // fact returns the place of a name in factNames; -1 = none.
 func fact(name string) int {
 	switch name {
-	case "Perigee-Entry-Region":
+	case "Perigee-Client-Country":
 		return 0
-	case "Perigee-Region":
+	case "Perigee-Client-Region":
 		return 1
-	case "Perigee-Request-Id":
+	case "Perigee-Entry-Region":
 		return 2
-	case "X-Forwarded-For":
+	case "Perigee-Region":
 		return 3
-	case "X-Forwarded-Host":
+	case "Perigee-Request-Id":
 		return 4
-	case "X-Forwarded-Proto":
+	case "X-Forwarded-For":
 		return 5
+	case "X-Forwarded-Host":
+		return 6
+	case "X-Forwarded-Proto":
+		return 7
 	}
 	return -1
 }

@@ -81,7 +81,7 @@ var (
 // madeUp is a request that nobody sent.
 func madeUp() string {
 	return list("GET", "/made/up?query=1", "HTTP/1.1", "192.0.2.1:1",
-		"Accept", "*/*", "Accept-Encoding", "gzip", "Host", "made-up.invalid", "Perigee-Entry-Region", "here", "Perigee-Region", "here",
+		"Accept", "*/*", "Accept-Encoding", "gzip", "Host", "made-up.invalid", "Perigee-Client-Country", "XX", "Perigee-Client-Region", "here", "Perigee-Entry-Region", "here", "Perigee-Region", "here",
 		"Perigee-Request-Id", "0123456789abcdef", "User-Agent", "nobody", "X-Forwarded-For", "192.0.2.1", "X-Forwarded-Host", "made-up.invalid", "X-Forwarded-Proto", "https")
 }
 
