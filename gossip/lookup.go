@@ -77,6 +77,22 @@ func (g *Gossip) Tokens() []TokenState {
 	return states
 }
 
+// Revocations returns the records that ended a node's membership, by its name or by its key, as they are
+// signed; none for a member.
+func (g *Gossip) Revocations(id perigee.NodeID, key ed25519.PublicKey) (records [][]byte) {
+	if !g.folded.Load().auth.nodeRevoked(id, key) {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range g.core.set.governing {
+		if r, ok := e.body.(*record.Revoke); ok && (r.Node == id || r.Key != "" && r.Key == record.KeyIDOf(key)) {
+			records = append(records, e.raw)
+		}
+	}
+	return records
+}
+
 // Heads returns the pointer records of a function that nothing replaces yet, the winner last;
 // removals are among them. A deploy, rollback or removal that names them all as its parents replaces
 // them all.

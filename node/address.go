@@ -5,12 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
 // advertise finds the address where peers reach this node's mesh port: what the settings say, else
-// what the cluster saw at the join if the port is still the same, else this machine's own address.
+// what the cluster saw at the join if that still holds, else this machine's own address. It holds while the
+// port is the same, and, if the address was the machine's own then, while it has that.
 func (n *Node) advertise() (netip.AddrPort, error) {
 	local, err := localAddr(n.cfg.Socket)
 	if err != nil {
@@ -19,7 +21,8 @@ func (n *Node) advertise() (netip.AddrPort, error) {
 	if n.cfg.Advertise != "" {
 		return parseAdvertise(n.cfg.Advertise, own(local))
 	}
-	if a, err := netip.ParseAddrPort(n.seeds.Advertise); err == nil && n.seeds.Local == local.Port() {
+	a, err := netip.ParseAddrPort(n.seeds.Advertise)
+	if err == nil && n.seeds.Local == local.Port() && (!n.seeds.Own || isOwn(a.Addr())) {
 		return a, nil
 	}
 	return netip.AddrPortFrom(own(local), local.Port()), nil
@@ -84,6 +87,15 @@ func own(local netip.AddrPort) netip.Addr {
 		return six
 	}
 	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+// isOwn reports whether an address is one of this machine's.
+func isOwn(a netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(addrs, func(own net.Addr) bool {
+		p, err := netip.ParsePrefix(own.String())
+		return err == nil && p.Addr().Unmap() == a
+	})
 }
 
 // lock makes sure that one process uses the directory.

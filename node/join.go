@@ -120,14 +120,15 @@ func (s *joinSession) membership(key ed25519.PrivateKey, reply joinReply) (*memb
 
 // saveSeeds keeps what the join told, for the first start.
 func (d Dir) saveSeeds(socket net.PacketConn, reply joinReply) error {
-	if _, err := netip.ParseAddrPort(reply.Advertise); err != nil {
+	advertised, err := netip.ParseAddrPort(reply.Advertise)
+	if err != nil {
 		return fmt.Errorf("the cluster answered with a bad address: %w", err)
 	}
 	local, err := localAddr(socket)
 	if err != nil {
 		return err
 	}
-	b, err := record.Marshal(seedFile{Advertise: reply.Advertise, Local: local.Port(), Seeds: reply.Seeds})
+	b, err := record.Marshal(seedFile{Advertise: reply.Advertise, Local: local.Port(), Own: isOwn(advertised.Addr()), Seeds: reply.Seeds})
 	if err != nil {
 		return err
 	}

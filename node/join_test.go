@@ -535,6 +535,8 @@ func TestAddress(t *testing.T) {
 		{"[2001:db8::1]:7443", seedFile{}, "[2001:db8::1]:7443"},
 		{"", seedFile{Advertise: "203.0.113.7:17443", Local: parsed.Port()}, "203.0.113.7:17443"},
 		{"", seedFile{Advertise: "203.0.113.7:" + port, Local: 1}, local},
+		{"", seedFile{Advertise: "203.0.113.7:" + port, Local: parsed.Port(), Own: true}, local}, // the machine has moved
+		{"", seedFile{Advertise: "127.0.0.1:17443", Local: parsed.Port(), Own: true}, "127.0.0.1:17443"},
 	} {
 		s.cfg.Advertise, s.seeds = c.set, c.seed
 		got, err := s.advertise()

@@ -57,6 +57,7 @@ func (s *joinServer) handler() http.Handler {
 	mux.Handle("POST /join", s.answer("join", s.join))
 	mux.Handle("POST /login", s.answer("login", s.login))
 	mux.Handle("POST /renew", s.answer("renew", s.renew))
+	mux.Handle("POST /standing", s.answer("standing", s.standing))
 	return mux
 }
 

@@ -68,6 +68,15 @@ type renewRequest struct {
 	Chain [][]byte `json:"chain"` // the certificate to renew, of any age
 }
 
+// standingRequest asks whether the cluster has removed the node with a certificate.
+type standingRequest struct {
+	Chain [][]byte `json:"chain"` // its certificate, of any age
+}
+
+type standingReply struct {
+	Records [][]byte `json:"records"` // that removed it; none = it is a member
+}
+
 type renewReply struct {
 	Chain [][]byte `json:"chain"`
 }
@@ -89,6 +98,7 @@ type joinError struct {
 type seedFile struct {
 	Advertise string `json:"advertise"`
 	Local     uint16 `json:"local"` // port of the mesh socket then; Advertise holds while it is the same
+	Own       bool   `json:"own"`   // the address was one of the machine's own, not one that is translated
 	Seeds     []seed `json:"seeds"`
 }
 

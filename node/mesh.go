@@ -15,16 +15,27 @@ import (
 )
 
 // mesh is the mesh as gossip sees it.
-type mesh struct{ link *peerlink.Link }
+type mesh struct {
+	link   *peerlink.Link
+	failed func(error) // sees what calls fail with
+}
 
 const maxControlReply = 16 << 20
 
 func (m mesh) Call(ctx context.Context, to perigee.NodeID, path string, body []byte) ([]byte, error) {
-	return call(ctx, m.link.Control(to), path, body)
+	return m.call(ctx, m.link.Control(to), path, body)
 }
 
 func (m mesh) CallAddr(ctx context.Context, addr netip.AddrPort, path string, body []byte) ([]byte, error) {
-	return call(ctx, m.link.ControlAddr(addr), path, body)
+	return m.call(ctx, m.link.ControlAddr(addr), path, body)
+}
+
+func (m mesh) call(ctx context.Context, rt http.RoundTripper, path string, body []byte) ([]byte, error) {
+	b, err := call(ctx, rt, path, body)
+	if err != nil {
+		m.failed(err)
+	}
+	return b, err
 }
 
 func call(ctx context.Context, rt http.RoundTripper, path string, body []byte) ([]byte, error) {

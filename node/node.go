@@ -55,6 +55,7 @@ type Node struct {
 	seeds    seedFile
 
 	link     *peerlink.Link
+	standing *standing
 	gossip   *gossip.Gossip
 	runtime  *runtime.Runtime
 	egress   *egress.Egress
@@ -141,6 +142,7 @@ func (n *Node) wire() error {
 		return err
 	}
 	join.gossip, join.reach = n.gossip, newReacher(n)
+	n.standing.gossip = n.gossip
 	n.plans = &plans{}
 	n.rep = newReplicator(n, store, metrics)
 	n.deployer = newDeployer(n, store, metrics)
@@ -184,8 +186,9 @@ func (n *Node) wireMesh(control http.Handler, join *joinServer) error {
 	if err != nil {
 		return err
 	}
+	n.standing = &standing{m: n.m, addrs: n.knownAddrs, log: n.log, refused: make(chan struct{}, 1)}
 	n.gossip, err = gossip.New(gossip.Config{
-		Identity: n.m.identity, Genesis: n.m.genesisRecord, Dir: n.cfg.Dir.path("state"), Mesh: mesh{n.link},
+		Identity: n.m.identity, Genesis: n.m.genesisRecord, Dir: n.cfg.Dir.path("state"), Mesh: mesh{n.link, n.standing.noteRefusal},
 		GossipKey: n.m.gossipKey, Advertise: advertise, Seeds: n.seeds.addrPorts,
 		Row:           perigee.Row{Version: perigee.Version, HTTPS: n.HTTPSAddr(), Memory: n.cfg.MemoryBudget},
 		CheckManifest: func(m *perigee.Manifest) error { return bundle.CheckManifest(m, nil) },

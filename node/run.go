@@ -65,6 +65,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.health != nil {
 		parts = append(parts, start("health", func(ctx context.Context) error { return serve(ctx, n.health, n.healthHandler()) }))
 	}
+	parts = append([]part{start("standing", n.standing.run)}, parts...)
 	n.readiness.start(time.Now())
 	n.log.Info("node running", "region", n.Claims().Region, "cluster", n.m.genesis.Cluster, "https", n.HTTPSAddr(), "mesh", n.cfg.Socket.LocalAddr().String())
 
