@@ -37,6 +37,10 @@ test: ## unit tests, clusters in one process, stories with real processes
 	cd guest && go test ./...
 	for d in examples/*/go.mod; do (cd $$(dirname $$d) && go test ./...) || exit 1; done
 
+.PHONY: lab
+lab: bin/perigee ## stories of real clusters in namespaces, with distances, partitions, NAT (Linux, root); SHORT=1 for some of them
+	PERIGEE_LAB=$(CURDIR)/bin/perigee go test -count=1 $(if $(SHORT),-short) ./internal/lab/...
+
 .PHONY: race
 race: ## the same under the race detector, without the stories (needs a C compiler)
 	CGO_ENABLED=1 go test -race -short ./...

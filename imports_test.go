@@ -26,7 +26,7 @@ var ours = []struct {
 	{"internal/mutant", nil, "runs tests of other packages; for tests only"},
 	{"internal/vfs", nil, "files that survive; what is in them is for their owners"},
 	{"internal/wan", []string{""}, "distances know regions, not nodes"},
-	{"internal/lab", []string{"", "internal/wan"}, "runs the real binary in namespaces, and knows it by its command line only; for tests and measurements"},
+	{"internal/lab", []string{"", "internal/wan", "internal/lab/cluster", "internal/bundle", "internal/identity", "internal/record", "internal/wasmbin/wasmtest", "node"}, "runs the real binary in namespaces, for tests and measurements; looks at its clusters as an operator does"},
 	{"internal/wasmbin", nil, "reads Wasm bytes and nothing else"},
 	{"internal/origin", []string{""}, "names of the outside world; opens nothing"},
 	{"internal/egress", []string{"", "internal/origin"}, "how functions reach origins and one another; knows no routes"},
