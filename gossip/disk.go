@@ -68,9 +68,12 @@ func (d *disk) writeLocked(all []*commit, step func(Event) Effects) {
 	for _, c := range all {
 		c.done, c.out = true, step(Stored{c.Number, err})
 	}
+	if err := d.log.foldIfLong(); err != nil { // what was appended is on disk all the same
+		d.metrics.AppendFails.Inc()
+	}
 }
 
-// kept returns everything that belongs into the log.
+// kept returns the records of the set, all of which were verified.
 func (c *Core) kept() [][]byte {
 	raws := make([][]byte, 0, len(c.set.byID))
 	// Governing records first, so that a reader knows authors before their work.
@@ -82,7 +85,7 @@ func (c *Core) kept() [][]byte {
 			raws = append(raws, e.raw)
 		}
 	}
-	return append(raws, c.waitingLogged()...)
+	return raws
 }
 
 // waitingLogged returns the records of the log that have no effect yet.

@@ -24,11 +24,15 @@
 //
 // # On disk
 //
-// The file state.log is "PGLOG\x00\x00\x01" and then entries: length, 4 bytes; CRC32C over the
-// length and the record, 4 bytes; the record (package record). Integers are big-endian. An entry is
-// synced before anybody hears that it is stored. Bytes that are no entry are skipped and kept in
-// state.log.bad; what they were comes back from peers. Records that this release can't read stay in
-// the file. The file peers.json has the addresses of the members that were alive last; it is a
+// The file state.snap is "PGSNP\x00\x00\x01", a seal of 32 bytes, and entries; the file state.log, which has
+// what came since, is "PGLOG\x00\x00\x01" and entries: length, 4 bytes; CRC32C over the length and the
+// record, 4 bytes; the record (package record). Integers are big-endian. An entry is synced before anybody
+// hears that it is stored. A log that has become long is folded: a new snapshot replaces the old one, then an
+// empty log the old one; what a crash in between leaves in both counts once. The seal is a MAC under a key of
+// this node's own: the entries of a sealed snapshot were verified when they were written, and start without
+// it again. A snapshot without a good seal, and the log, are verified record by record. Bytes that are no
+// entry are skipped and kept in state.log.bad; what they were comes back from peers. Records that this
+// release can't read stay in the file. The file peers.json has the addresses of the members that were alive last; it is a
 // hint and nothing more.
 //
 // # On the wire

@@ -2,11 +2,13 @@ package gossip
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"time"
 
+	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/internal/vfs"
 )
@@ -14,49 +16,42 @@ import (
 // load opens the log and brings the core to where it was. One bad record never keeps a node from
 // starting: what can't be used is reported, kept in the file, and fetched from peers if they have it.
 func (g *Gossip) load(fsys vfs.FS, dir string, logger *slog.Logger) error {
-	l, raws, found, err := openLog(fsys, dir, g.keptInLog)
+	l, f, err := openLog(fsys, dir, sealKey(g.conf.Identity.Key()), g.keptOnDisk)
 	if err != nil {
 		return err
 	}
 	g.log = l
-	if found.found() {
-		g.metrics.Damage.Add(float64(found.Bytes + found.Torn))
-		logger.Warn("state log was damaged", "stretches", found.Skipped, "bytes", found.Bytes, "torn", found.Torn, "kept_in", badName)
+	if f.damage.any() {
+		g.metrics.Damage.Add(float64(f.Bytes + f.Torn))
+		logger.Warn("state was damaged on the disk", "stretches", f.Skipped, "bytes", f.Bytes, "torn", f.Torn, "unsealed", f.Unsealed, "kept_in", badName)
 	}
-	if found.Quarantine != nil {
-		logger.Warn("bytes of the state log not kept", "err", found.Quarantine)
+	if f.Quarantine != nil {
+		logger.Warn("bytes of the state log not kept", "err", f.Quarantine)
 	}
-	if g.opaque, err = g.core.Load(time.Now(), raws); err != nil {
+	if g.opaque, err = g.core.Load(time.Now(), f.sealed, f.records); err != nil {
 		return fmt.Errorf("open state in %s: %w", dir, err)
 	}
 	if n := len(g.opaque) + g.core.pending.len(); n > 0 {
 		logger.Warn("records of the state log without effect", "unreadable", len(g.opaque), "without_author", g.core.pending.len())
 	}
-	if err := g.settle(raws); err != nil {
+	if err := errors.Join(l.repair(), l.foldIfLong()); err != nil {
 		logger.Warn("state log not writable", "err", err)
 	}
 	return nil
 }
 
-// keptInLog returns everything that belongs into the log.
-func (g *Gossip) keptInLog() [][]byte {
+// keptOnDisk returns everything that belongs there: what is verified, and what is not.
+func (g *Gossip) keptOnDisk() (verified, others [][]byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return append(g.core.kept(), g.opaque...)
+	return g.core.kept(), append(g.core.waitingLogged(), g.opaque...)
 }
 
-// settle writes a new file where there is none or it is damaged.
-func (g *Gossip) settle(raws [][]byte) error {
-	if !slices.ContainsFunc(raws, func(raw []byte) bool { return bytes.Equal(raw, g.core.genesis.raw) }) {
-		g.log.dirty = true
-	}
-	return g.log.repair()
-}
-
-// Load gives the core what the node's disk has, once, before the first step. It returns records that
-// this release can't read or use, which stay on the disk; an error when the disk is another cluster's.
-func (c *Core) Load(now time.Time, raws [][]byte) (opaque [][]byte, err error) {
-	entries, opaque, err := c.readAll(raws)
+// Load gives the core what the node's disk has, once, before the first step: records that it had verified
+// before it sealed them, and others. It returns those that this release can't read or use, which stay on the
+// disk; an error when the disk is another cluster's.
+func (c *Core) Load(now time.Time, sealed, others [][]byte) (opaque [][]byte, err error) {
+	entries, opaque, err := c.readAll(sealed, others)
 	if err != nil {
 		return nil, err
 	}
@@ -65,19 +60,25 @@ func (c *Core) Load(now time.Time, raws [][]byte) (opaque [][]byte, err error) {
 	return opaque, nil
 }
 
-// readAll parses the records of the log. Those that this release can't read stay in the file.
-func (c *Core) readAll(raws [][]byte) (entries []*entry, opaque [][]byte, err error) {
+// readAll parses the records of the disk, each once. Those that this release can't read stay there.
+func (c *Core) readAll(sealed, others [][]byte) (entries []*entry, opaque [][]byte, err error) {
+	raws := slices.Concat(sealed, others)
+	seen := make(map[perigee.Digest]bool, len(raws))
 	parsed := make([]*entry, len(raws))
 	parallel(len(raws), func(i int) { parsed[i], _ = c.parser.parse(raws[i]) })
 	for i, e := range parsed {
+		id := record.ID(raws[i])
 		switch {
+		case seen[id]:
 		case e != nil:
+			e.sealed = i < len(sealed)
 			entries = append(entries, e)
 		case c.foreign(raws[i]):
 			return nil, nil, ErrForeign
 		default:
 			opaque = append(opaque, raws[i])
 		}
+		seen[id] = true
 	}
 	return entries, opaque, nil
 }

@@ -10,10 +10,10 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/perigee-edge/perigee/internal/record"
-	"github.com/perigee-edge/perigee/internal/vfs"
 	"github.com/perigee-edge/perigee/internal/vfs/simdisk"
 )
 
@@ -121,16 +121,20 @@ func TestRot(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := describe(n.View().Desired)
-	file, err := vfs.ReadFile(n.conf.FS, "/state/"+logName, maxLogFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	disk := n.conf.FS.(*simdisk.Disk)
 	known := maps.Clone(n.core.set.byID)
-	for i := 0; i < len(file); i += 13 {
-		bad := slices.Clone(file)
-		bad[i] ^= 1 << (i % 8)
+	log := disk.Get("/state/" + logName)
+	w.must(n.log.fold(nil))
+	snap := disk.Get("/state/" + snapName)
+	for i := 0; i < len(log)+len(snap); i += 13 {
 		sim := simdisk.New()
-		sim.Put("/state/"+logName, bad)
+		if i < len(log) { // all is in the log
+			sim.Put("/state/"+logName, log)
+			sim.Flip("/state/"+logName, 8*i+i%8)
+		} else { // all is in the snapshot
+			sim.Put("/state/"+snapName, snap)
+			sim.Flip("/state/"+snapName, 8*(i-len(log))+i%8)
+		}
 		conf := n.conf
 		conf.FS, conf.Logger = sim, slog.New(slog.DiscardHandler)
 		g, err := New(conf)
@@ -216,7 +220,7 @@ func TestTampered(t *testing.T) {
 		if got, want := describe(g.View().Desired), describe(n.View().Desired); got != want {
 			t.Errorf("got\n%s\nwant\n%s", got, want)
 		}
-		g.log.dirty = true // writes the file anew
+		g.log.dirty = true // folds
 		if _, err := g.Submit(t.Context(), w.sign("operator", nil, &record.Revoke{Node: "x-1"})); err != nil {
 			t.Fatal(err)
 		}
@@ -224,7 +228,99 @@ func TestTampered(t *testing.T) {
 		if !bytes.Contains(sim.Get("/state/"+logName), later) {
 			t.Error("the record of a later release is not in the file any more")
 		}
+		if snap := sim.Get("/state/" + snapName); !bytes.Contains(snap, ptr) || bytes.Contains(snap, evilPtr) || bytes.Contains(snap, forgedRaw) {
+			t.Error("the snapshot has what this node never verified, or not what it did")
+		}
 		n.submit(t, w.signAt(w.hlc+1, "operator", nil, &record.Revoke{Node: "x-1"}))
 		w.hlc++
+	}
+}
+
+// TestSeal starts nodes with snapshots that others wrote: they are read, and every record in them verified.
+// What the node itself has sealed it believes, which is what makes a start fast.
+func TestSeal(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("fra-1", "fra")
+	rev, ptr := w.deploy("operator", manifest("hello"))
+	n.submit(t, rev, ptr)
+	forged, err := record.Decode(ptr)
+	w.must(err)
+	forged.HLC++
+	forgedRaw, err := record.Marshal(forged)
+	w.must(err)
+	for _, tt := range []struct {
+		name  string
+		key   []byte
+		admit bool
+	}{{"another node's", []byte("x"), false}, {"its own", sealKey(n.conf.Identity.Key()), true}} {
+		l := &log{key: tt.key}
+		body := appendEntry(appendEntry(appendEntry(nil, w.genesis), rev), forgedRaw)
+		sim := simdisk.New()
+		sim.Put("/state/"+snapName, slices.Concat([]byte(snapMagic), l.seal(body), body))
+		conf := n.conf
+		conf.FS, conf.Logger = sim, slog.New(slog.DiscardHandler)
+		g, err := New(conf)
+		w.must(err)
+		if !g.core.Holds(record.ID(rev)) || g.core.Holds(record.ID(forgedRaw)) != tt.admit {
+			t.Errorf("%s snapshot: holds the revision: %v, the forged record: %v, want true, %v", tt.name, g.core.Holds(record.ID(rev)), g.core.Holds(record.ID(forgedRaw)), tt.admit)
+		}
+	}
+}
+
+// TestUnreadable starts a node whose disk can't read a part of its files.
+func TestUnreadable(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("fra-1", "fra")
+	rev, ptr := w.deploy("operator", manifest("hello"))
+	n.submit(t, rev, ptr)
+	for _, name := range []string{logName, snapName} {
+		sim := n.conf.FS.(*simdisk.Disk)
+		sim.SetFail(func(op, file string) error {
+			if op == "read" && file == "/state/"+name {
+				return syscall.EIO
+			}
+			return nil
+		})
+		conf := n.conf
+		conf.Logger = slog.New(slog.DiscardHandler)
+		g, err := New(conf)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		sim.SetFail(nil)
+		if _, _, err := g.take([][]byte{rev, ptr}); err != nil || describe(g.View().Desired) != describe(n.View().Desired) {
+			t.Errorf("%s: not whole after a peer gave it again: %v", name, err)
+		}
+	}
+}
+
+func BenchmarkStart(b *testing.B) {
+	for _, sealed := range []bool{true, false} {
+		b.Run(fmt.Sprintf("sealed=%v", sealed), func(b *testing.B) {
+			w := newWorld(b)
+			n := w.node("fra-1", "fra")
+			var raws [][]byte
+			for i := range 5000 {
+				rev, ptr := w.deploy("operator", manifest(fmt.Sprintf("f%d", i)))
+				raws = append(raws, rev, ptr)
+			}
+			if _, _, err := n.take(raws); err != nil {
+				b.Fatal(err)
+			}
+			w.must(n.log.fold(nil))
+			if !sealed {
+				n.conf.FS.(*simdisk.Disk).Flip("/state/"+snapName, 8*len(snapMagic))
+			}
+			snap := n.conf.FS.(*simdisk.Disk).Get("/state/" + snapName)
+			n.conf.Logger = slog.New(slog.DiscardHandler)
+			for b.Loop() {
+				n.conf.FS = simdisk.New()
+				n.conf.FS.(*simdisk.Disk).Put("/state/"+snapName, snap)
+				if _, err := New(n.conf); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(len(raws)), "records")
+		})
 	}
 }

@@ -2,11 +2,14 @@ package gossip
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
 	"path/filepath"
+	"syscall"
 
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/internal/vfs"
@@ -23,63 +26,117 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// log is the append-only file of signed records. What append returned without an error is there
-// after any crash. It is not safe for concurrent use; the writer's lock guards it.
+// log keeps signed records in two files: a snapshot, which is replaced as a whole, and the log of what came
+// since, which is appended to. What append returned without an error is there after any crash. It is not
+// safe for concurrent use; the writer's lock guards it.
 type log struct {
 	fs   vfs.FS
 	dir  string
-	size int64 // of the part that is whole and synced
-	// dirty is set when the file may hold something beyond or other than that part. The next append
-	// then cuts it off or, where that fails, writes the whole file anew from kept.
+	key  []byte // of the snapshot's seal
+	kept func() (verified, others [][]byte)
+
+	long int64 // see foldLog
+	snap int64 // size of the snapshot
+	base int64 // of the log, when it was written last
+	size int64 // of the part of the log that is whole and synced
+	wait int64 // size that the log must have before it is folded again, after a failure
+	// dirty is set when the files may hold something beyond or other than that part. The next append
+	// then cuts it off or, where that fails, folds all that is kept into a new snapshot.
 	dirty bool
-	kept  func() [][]byte // all records that belong into the file
 }
 
-// damage is what openLog found wrong.
+// found is what openLog found: records, whole by their checksums, and damage.
+type found struct {
+	sealed  [][]byte // this node verified them before it wrote them
+	records [][]byte // whether they are true is for the caller to verify
+	damage
+}
+
+// damage is what is wrong with the files.
 type damage struct {
 	Skipped    int   // stretches of bytes in the middle that were no entry
 	Bytes      int64 // in them
 	Torn       int64 // bytes after the last good entry, as a crash while writing leaves them
+	Unsealed   bool  // the snapshot is not as this node wrote it
 	Quarantine error // the bytes could not be kept in state.log.bad
 }
 
-func (d damage) found() bool { return d.Skipped > 0 || d.Torn > 0 }
+func (d damage) any() bool { return d.Skipped > 0 || d.Torn > 0 || d.Unsealed }
 
-// openLog reads the log of a directory, making both where they are missing. kept must return all
-// records that the log shall hold, whenever append is called. The records returned are whole, by
-// their checksums; whether they are true is for the caller to verify.
-func openLog(fsys vfs.FS, dir string, kept func() [][]byte) (*log, [][]byte, damage, error) {
-	l := &log{fs: fsys, dir: dir, kept: kept}
+func (d damage) and(o damage) damage {
+	return damage{d.Skipped + o.Skipped, d.Bytes + o.Bytes, d.Torn + o.Torn, d.Unsealed || o.Unsealed, cmp.Or(d.Quarantine, o.Quarantine)}
+}
+
+// openLog reads the log of a directory, making it where it is missing. key is this node's own secret. kept
+// must return all records that the files shall hold, whenever append is called: those that this node
+// verified, as it did those that are appended, and those that it could not.
+func openLog(fsys vfs.FS, dir string, key []byte, kept func() (verified, others [][]byte)) (*log, found, error) {
+	l := &log{fs: fsys, dir: dir, key: key, kept: kept, long: foldLog}
 	if err := fsys.MkdirAll(dir); err != nil {
-		return nil, nil, damage{}, fmt.Errorf("make state directory: %w", err)
+		return nil, found{}, fmt.Errorf("make state directory: %w", err)
 	}
-	b, err := vfs.ReadFile(fsys, l.path(), maxLogFile)
-	switch {
-	case vfs.NotExist(err):
-		l.dirty = true
-		return l, nil, damage{}, nil
-	case err != nil:
-		return nil, nil, damage{}, fmt.Errorf("read state log: %w: if the disk can't be read, move %s away and start again: the node then fetches the state from its peers", err, l.path())
+	f, badSnap, err := l.readSnapshot()
+	if err != nil {
+		return nil, found{}, err
 	}
-	records, bad, d := scanLog(b)
-	l.size = int64(len(b))
-	if d.found() {
-		l.dirty = true
-		d.Quarantine = l.quarantine(bad)
+	b, err := readWhole(fsys, l.path())
+	if err != nil && !vfs.NotExist(err) {
+		return nil, found{}, fmt.Errorf("read state log: %w", err)
 	}
-	return l, records, d, nil
+	records, badLog, d := scanLog(b)
+	f.records, f.damage = append(f.records, records...), f.damage.and(d)
+	l.size, l.base, l.dirty = int64(len(b)), int64(len(logMagic)), err != nil || l.snap == 0 || f.damage.any()
+	if bad := append(badSnap, badLog...); len(bad) > 0 {
+		f.Quarantine = l.quarantine(bad)
+	}
+	return l, f, nil
 }
 
 func (l *log) path() string { return filepath.Join(l.dir, logName) }
 
+// readBlock is the unit in which a file is read of which the disk has lost a part.
+const readBlock = 4096
+
+// readWhole reads a file. What the disk can't read comes as zeros, which are no entry.
+func readWhole(fsys vfs.FS, name string) ([]byte, error) {
+	b, err := vfs.ReadFile(fsys, name, maxLogFile)
+	if !errors.Is(err, syscall.EIO) {
+		return b, err
+	}
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b = make([]byte, info.Size())
+	for at := 0; at < len(b); at += readBlock {
+		block := b[at:min(at+readBlock, len(b))]
+		if n, err := f.ReadAt(block, int64(at)); err != nil {
+			clear(block[n:])
+		}
+	}
+	return b, nil
+}
+
 // scanLog splits the bytes of a log into its entries. Bytes that are no entry are skipped up to the
 // next place where one begins, and returned.
 func scanLog(b []byte) (records [][]byte, bad []byte, d damage) {
-	at := 0
 	if bytes.HasPrefix(b, []byte(logMagic)) {
-		at = len(logMagic)
+		return scan(b[len(logMagic):])
 	}
-	gap := at // start of the bytes not understood
+	records, bad, d = scan(b)
+	if len(b) > 0 && d.Skipped == 0 && d.Torn == 0 {
+		d.Skipped = 1 // the magic is missing, and nothing stands in its place
+	}
+	return records, bad, d
+}
+
+func scan(b []byte) (records [][]byte, bad []byte, d damage) {
+	at, gap := 0, 0 // gap: start of the bytes not understood
 	for at < len(b) {
 		rec := entryAt(b[at:])
 		if rec == nil {
@@ -98,9 +155,6 @@ func scanLog(b []byte) (records [][]byte, bad []byte, d damage) {
 	if gap < len(b) {
 		bad = append(bad, b[gap:]...)
 		d.Torn = int64(len(b) - gap)
-	}
-	if len(b) > 0 && !bytes.HasPrefix(b, []byte(logMagic)) && d.Skipped == 0 && d.Torn == 0 {
-		d.Skipped = 1 // the magic is missing, and nothing stands in its place
 	}
 	return records, bad, d
 }
@@ -138,10 +192,7 @@ func appendEntry(b, rec []byte) []byte {
 // before, and a later append may succeed, for example when the disk has room again.
 func (l *log) append(records [][]byte) error {
 	if l.dirty {
-		if err := l.rewrite(records); err != nil {
-			return fmt.Errorf("write state log: %w", err)
-		}
-		return nil
+		return l.fold(records)
 	}
 	var b []byte
 	for _, rec := range records {
@@ -174,19 +225,6 @@ func (l *log) write(b []byte) error {
 		err = cerr
 	}
 	return err
-}
-
-// rewrite replaces the file by one that holds what is kept, and the given records.
-func (l *log) rewrite(records [][]byte) error {
-	b := []byte(logMagic)
-	for _, rec := range append(l.kept(), records...) {
-		b = appendEntry(b, rec)
-	}
-	if err := vfs.Replace(l.fs, l.path(), b); err != nil {
-		return err
-	}
-	l.size, l.dirty = int64(len(b)), false
-	return nil
 }
 
 // repair brings a damaged file in order without waiting for the next append.

@@ -19,6 +19,7 @@ type entry struct {
 
 	// The key that made the signature; nil until an authority admitted the record.
 	author ed25519.PublicKey
+	sealed bool // it comes from this node's own snapshot, so that the signature was found good before
 
 	// Of a redemption: who signed it, as its certificate chain proves, and the key of the token,
 	// once the bearer's proof was checked with it.

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is one cluster: its keys, and the network between its nodes.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	cluster  perigee.ClusterID
 	root     *identity.Authority
 	ca       *identity.Authority
@@ -58,7 +58,7 @@ func pub(name string) ed25519.PublicKey { return key(name).Public().(ed25519.Pub
 
 func keyID(name string) perigee.KeyID { return record.KeyIDOf(pub(name)) }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, cluster: "00112233445566aa", operator: key("operator"), net: newNetwork()}
 	var err error

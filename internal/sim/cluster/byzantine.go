@@ -306,7 +306,7 @@ func (s *stage) victim() (*gossip.Core, error) {
 	if err != nil {
 		return nil, err
 	}
-	if opaque, err := core.Load(s.now, s.good); err != nil || len(opaque) > 0 {
+	if opaque, err := core.Load(s.now, nil, s.good); err != nil || len(opaque) > 0 {
 		return nil, fmt.Errorf("%d good records have no effect: %w", len(opaque), errors.Join(err, errors.ErrUnsupported))
 	}
 	tell(core, s.now, "syd-1", nil, s.goodRows)

@@ -50,7 +50,7 @@ func (n *Node) start() error {
 	if err != nil {
 		return fmt.Errorf("start simulated node %s: %w", n.id, err)
 	}
-	if _, err := core.Load(n.clock(), n.disk); err != nil {
+	if _, err := core.Load(n.clock(), nil, n.disk); err != nil {
 		return fmt.Errorf("start simulated node %s: %w", n.id, err)
 	}
 	n.core, n.conns = core, map[*Node]time.Time{}
