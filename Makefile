@@ -90,8 +90,9 @@ bench: bin/perigee ## figures of a whole cluster, as "name value" lines; docs/be
 	go run ./internal/fleet/bench
 
 .PHONY: bench-cluster
-bench-cluster: ## figures of simulated clusters: convergence, lost deploys; docs/bench.md explains them
+bench-cluster: bin/perigee ## figures of clusters, simulated and real: convergence, lost writes; docs/bench.md explains them
 	go run ./internal/sim/cluster/bench
+	go run ./internal/survive/bench
 
 .PHONY: bench-runtime
 bench-runtime: ## the runtime beside other engines and a bare server (needs a C compiler, npm and wrk; Linux)
