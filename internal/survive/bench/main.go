@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"sync"
@@ -17,7 +18,10 @@ import (
 	"github.com/perigee-edge/perigee/internal/survive"
 )
 
-const cuts = 10_000
+const (
+	cuts  = 10_000
+	kills = 1000
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -37,7 +41,32 @@ func run(ctx context.Context) error {
 		}
 	}
 	fmt.Fprintln(os.Stderr, "SEED", seed)
-	return powerCuts(ctx, seed)
+	if err := powerCuts(ctx, seed); err != nil {
+		return err
+	}
+	return killNode(ctx, seed)
+}
+
+// killNode needs bin/perigee.
+func killNode(ctx context.Context, seed uint64) error {
+	program, err := filepath.Abs("bin/perigee")
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "perigee-kill-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	k, err := survive.KillNode(ctx, program, dir, seed, kills, io.Discard)
+	for _, why := range k.Why {
+		fmt.Fprintln(os.Stderr, why)
+	}
+	fmt.Printf("kill9_lost %d\nkill9_lost_trials %d\nkill9_acked %d\n", k.Lost, k.Kills, k.Acked)
+	if n := len(k.Starts); n > 0 {
+		fmt.Printf("start_p50_ms %d\nstart_max_ms %d\n", k.Starts[n/2].Milliseconds(), k.Starts[n-1].Milliseconds())
+	}
+	return err
 }
 
 // powerCuts shares the cuts among the processors.
