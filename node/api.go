@@ -69,12 +69,34 @@ type FunctionStatus struct {
 	Plan    placement.Plan   `json:"plan"`
 	Holders []Holder         `json:"holders"`
 	URLs    []string         `json:"urls"`
+	// Revisions are the newest first, the live one among them; in the answer about one function only.
+	Revisions []RevisionStatus `json:"revisions,omitempty"`
 }
+
+// RevisionStatus is one revision of a function.
+type RevisionStatus struct {
+	ID        perigee.RevisionID `json:"id"`
+	Record    perigee.Digest     `json:"record"` // that introduced it; a pointer names it
+	Author    perigee.KeyID      `json:"author"`
+	Created   time.Time          `json:"created"`
+	Placement perigee.Policy     `json:"placement"`
+	State     string             `json:"state"` // one of the constants below
+	Nodes     []perigee.NodeID   `json:"nodes"` // that have it
+}
+
+// The states of a revision.
+const (
+	RevisionLive     = "live"
+	RevisionConflict = "conflict" // deployed at the same time as the live one, and lost
+	RevisionKept     = "kept"     // served before, and holders keep it
+	RevisionOld      = "old"      // the record is kept for ever, its bundle is not
+)
 
 // Holder is a node that the plan names or that has the live revision.
 type Holder struct {
 	Node    perigee.NodeID    `json:"node"`
 	Region  perigee.Region    `json:"region"`
+	Groups  []string          `json:"groups,omitempty"` // that the region is in
 	State   perigee.NodeState `json:"state"`
 	Planned bool              `json:"planned"`
 	Wanted  perigee.Warmth    `json:"wanted"` // by the plan: Warm, Held for one that need not keep it loaded, or Absent

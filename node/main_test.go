@@ -221,3 +221,19 @@ func wantError(t *testing.T, what string, err error, words ...string) {
 		}
 	}
 }
+
+// served waits until every running node's clients get this answer.
+func served(t *testing.T, f *fleet.Fleet, name, want string) {
+	t.Helper()
+	eventually(t, 20*time.Second, "answered "+want, func() error {
+		for _, m := range f.Members() {
+			if !m.Running() {
+				continue
+			}
+			if a, err := get(t.Context(), f, m, name); err != nil || a.body != want {
+				return fmt.Errorf("%s: %q, %v", m.ID(), a.body, err)
+			}
+		}
+		return nil
+	})
+}

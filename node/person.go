@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -147,14 +148,40 @@ type Deployed struct {
 	Changed  bool               `json:"changed"`          // false: this very revision was live already
 }
 
-// Deploy makes a manifest and its bundle the live revision of the function it names. Nothing is sent
-// when they are live already.
+// DeployOptions change how a deploy is made.
+type DeployOptions struct {
+	// If is the revision that must be live now, NoRevision that none is; "" = whatever is.
+	If perigee.RevisionID
+	// Placement says whose hard rules the new revision has where those that hold now were set apart
+	// from any manifest: PlacementManifest or PlacementKeep; "" = refuse to choose.
+	Placement string
+}
+
+// NoRevision is the value of DeployOptions.If that wants a function's name to be free.
+const NoRevision perigee.RevisionID = "none"
+
+// The values of DeployOptions.Placement.
+const (
+	PlacementManifest = "manifest"
+	PlacementKeep     = "keep"
+)
+
+// Deploy is DeployWith without options.
 func (p *Person) Deploy(ctx context.Context, m *perigee.Manifest, bundle perigee.Digest, size perigee.Bytes, archive io.Reader, progress func(DeployEvent)) (Deployed, error) {
+	return p.DeployWith(ctx, DeployOptions{}, m, bundle, size, archive, progress)
+}
+
+// DeployWith makes a manifest and its bundle the live revision of the function it names. Nothing is
+// sent when they are live already.
+func (p *Person) DeployWith(ctx context.Context, opt DeployOptions, m *perigee.Manifest, bundle perigee.Digest, size perigee.Bytes, archive io.Reader, progress func(DeployEvent)) (Deployed, error) {
 	live, heads, err := p.Function(ctx, m.Name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return Deployed{}, err
 	}
-	if live != nil && live.Live.Bundle == bundle && len(heads) == 1 && sameJSON(&live.Live.Manifest, m) {
+	if m, err = opt.apply(m, live); err != nil {
+		return Deployed{}, fmt.Errorf("deploy %s: nothing was changed: %w", m.Name, err)
+	}
+	if live != nil && live.Live.Bundle == bundle && len(heads) == 1 && sameJSON(&live.Live.Manifest, m) && sameJSON(live.Policy(), &m.Placement) {
 		return Deployed{Revision: live.Live.ID}, nil
 	}
 	status, err := p.Status(ctx)
@@ -171,6 +198,68 @@ func (p *Person) Deploy(ctx context.Context, m *perigee.Manifest, bundle perigee
 	}
 	last, err := p.Client.Deploy(ctx, revBytes, ptrBytes, archive, progress)
 	return Deployed{Revision: last.Revision, Stored: last.Stored, Changed: true}, err
+}
+
+// apply holds the function against what the person expects of it, and returns the manifest to sign.
+// Whoever changes the function between this look and the deploy is found by the node, since the new
+// pointer does not name theirs.
+func (o DeployOptions) apply(m *perigee.Manifest, live *FunctionStatus) (*perigee.Manifest, error) {
+	id := NoRevision
+	if live != nil {
+		id = live.Live.ID
+	}
+	if o.If != "" && o.If != id {
+		return m, fmt.Errorf("revision %s is live, not %s: see `perigee show %s`", id, o.If, m.Name)
+	}
+	if live == nil || live.Placement == nil || o.Placement == PlacementManifest {
+		return m, nil
+	}
+	kept := *m
+	kept.Placement = m.Placement.WithHard(live.Policy())
+	if o.Placement != PlacementKeep && !sameJSON(&kept.Placement, &m.Placement) {
+		return m, errors.New("its hard placement rules were set apart from the manifest, and the manifest's differ: choose with --placement keep or --placement manifest")
+	}
+	return &kept, nil
+}
+
+// Promote makes a revision that the cluster knows the live one, in the place of all that is live or in
+// conflict. The hard rules that hold now stay, unless own asks for those of the revision's manifest.
+func (p *Person) Promote(ctx context.Context, name string, id perigee.RevisionID, own bool) (Deployed, error) {
+	fn, heads, err := p.Function(ctx, name)
+	if err != nil {
+		return Deployed{}, err
+	}
+	at := slices.IndexFunc(fn.Revisions, func(r RevisionStatus) bool { return r.ID == id })
+	if at < 0 {
+		return Deployed{}, fmt.Errorf("%s has no revision %s: `perigee show %s` lists those it has", name, id, name)
+	}
+	rev := &fn.Revisions[at]
+	ptr := &record.Pointer{Function: name, Revision: rev.Record}
+	if p := rev.Placement.WithHard(fn.Policy()); !own && !sameJSON(p, rev.Placement) {
+		ptr.Placement = &p
+	}
+	switch {
+	case id == fn.Live.ID && len(heads) == 1 && sameJSON(fn.Placement, ptr.Placement):
+		return Deployed{Revision: id}, nil
+	case len(rev.Nodes) == 0:
+		return Deployed{}, fmt.Errorf("no node that is up has the bundle of revision %s any more: deploy it again from its sources", id)
+	}
+	ack, err := p.write(ctx, heads, ptr)
+	return Deployed{Revision: id, Stored: ack.Stored, Changed: true}, err
+}
+
+// Rollback promotes the revision that served before the live one.
+func (p *Person) Rollback(ctx context.Context, name string, own bool) (Deployed, error) {
+	fn, _, err := p.Function(ctx, name)
+	if err != nil {
+		return Deployed{}, err
+	}
+	for _, r := range fn.Kept {
+		if !slices.ContainsFunc(fn.Conflicts, func(c perigee.Conflict) bool { return c.Revision == r.ID }) {
+			return p.Promote(ctx, name, r.ID, own)
+		}
+	}
+	return Deployed{}, fmt.Errorf("revision %s is the first of %s that served: there is nothing to go back to", fn.Live.ID, name)
 }
 
 // sameJSON compares what two values say; absent and empty are the same.

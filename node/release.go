@@ -84,7 +84,11 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 		switch {
 		case a.keep && a.warmth == perigee.Held && h.warmth == perigee.Warm:
 			h.unwanted = time.Time{}
-			r.coolLocked(id, h, now)
+			after := coolAfter
+			if a.spare {
+				after = unloadGrace
+			}
+			r.coolLocked(id, h, now, after)
 		case a.keep || r.coming[id].rev != nil || h.rescue.After(now) && r.allowed(view, h):
 			h.unwanted = time.Time{}
 		case h.unwanted.IsZero() && r.allowed(view, h):
@@ -101,8 +105,8 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 
 // coolLocked unloads what is warm only since requests asked for it, when none did for a while. The
 // caller holds mu.
-func (r *replicator) coolLocked(id perigee.RevisionID, h *holding, now time.Time) {
-	if load, _ := r.runtime.Stats(id); load.InFlight > 0 || now.Sub(time.Unix(0, h.used.Load())) < coolAfter {
+func (r *replicator) coolLocked(id perigee.RevisionID, h *holding, now time.Time, after time.Duration) {
+	if load, _ := r.runtime.Stats(id); load.InFlight > 0 || now.Sub(time.Unix(0, h.used.Load())) < after {
 		return
 	}
 	r.setLocked(id, &holding{rev: h.rev, warmth: perigee.Held})
@@ -144,6 +148,11 @@ func (r *replicator) sweepLocked(view *perigee.View, aims map[perigee.RevisionID
 	for _, fn := range view.Desired.Functions {
 		if aims[fn.Live.ID].keep || settling && r.allowed(view, &holding{rev: fn.Live}) {
 			needed[fn.Live.Bundle] = true
+		}
+		for _, rev := range fn.Kept {
+			if aims[rev.ID].keep || settling && r.allowed(view, &holding{rev: rev}) {
+				needed[rev.Bundle] = true
+			}
 		}
 	}
 	for _, h := range *r.here.Load() {

@@ -135,6 +135,7 @@ func (r *replicator) stop() {
 type aim struct {
 	warmth perigee.Warmth // to reach; Absent = what is here is enough
 	keep   bool
+	spare  bool // it is kept for the case that somebody goes back to it; its code need not stay loaded
 }
 
 // step compares the plan with what is here, starts what is missing and lets go of the rest. A
@@ -155,6 +156,7 @@ func (r *replicator) step(now time.Time, thorough bool) {
 		if have < a.warmth || thorough && a.warmth > perigee.Absent && !r.store.Has(fn.Live.Bundle) {
 			r.try(fn.Live, a.warmth, now)
 		}
+		r.aimSpares(fn, plans.of(fn), aims, now)
 	}
 	r.release(view, aims, now, thorough)
 	r.metrics.revisions(*r.here.Load(), missing)
@@ -164,7 +166,7 @@ func (r *replicator) step(now time.Time, thorough bool) {
 func (r *replicator) aim(view *perigee.View, fn *perigee.Function, plan placement.Plan) aim {
 	self := r.self()
 	if want := wanted(plan, self.ID); want > perigee.Absent {
-		return aim{want, true}
+		return aim{warmth: want, keep: true}
 	}
 	if _, ok := placement.Allowed(fn.Policy(), self, view.Desired.Regions); !ok || covered(view, fn, plan) {
 		return aim{}
@@ -172,9 +174,25 @@ func (r *replicator) aim(view *perigee.View, fn *perigee.Function, plan placemen
 	// Make before break: what is here stays until every holder has it. That holds for a bundle on
 	// disk after a restart, too: others may have none.
 	if r.warmth(fn.Live.ID) == perigee.Absent && r.store.Has(fn.Live.Bundle) {
-		return aim{perigee.Held, true}
+		return aim{warmth: perigee.Held, keep: true}
 	}
-	return aim{perigee.Absent, true}
+	return aim{keep: true}
+}
+
+// aimSpares has holders keep the bundles of revisions that somebody may go back to.
+func (r *replicator) aimSpares(fn *perigee.Function, plan placement.Plan, aims map[perigee.RevisionID]aim, now time.Time) {
+	if wanted(plan, r.self().ID) == perigee.Absent {
+		return
+	}
+	for _, rev := range fn.Kept {
+		if aims[rev.ID].keep { // as the previous one it is warm for another while
+			continue
+		}
+		aims[rev.ID] = aim{warmth: perigee.Held, keep: true, spare: true}
+		if r.warmth(rev.ID) == perigee.Absent {
+			r.try(rev, perigee.Held, now)
+		}
+	}
 }
 
 // covered reports whether all planned holders have a function's live revision, and there are some.
@@ -192,7 +210,7 @@ func covered(view *perigee.View, fn *perigee.Function, plan placement.Plan) bool
 func (r *replicator) keepPrevious(fn *perigee.Function, aims map[perigee.RevisionID]aim) {
 	for id, h := range *r.here.Load() {
 		if h.rev.Manifest.Name == fn.Name && id != fn.Live.ID && h.warmth == perigee.Warm {
-			aims[id] = aim{perigee.Absent, true}
+			aims[id] = aim{keep: true}
 		}
 	}
 }

@@ -44,25 +44,31 @@ func TestRelease(t *testing.T) {
 	s.want("replaced a moment ago", first.ID, perigee.Warm)
 	s.want("live", second.ID, perigee.Warm)
 	s.step(now.Add(unloadGrace + time.Second))
-	s.want("replaced", first.ID, perigee.Absent)
-	s.wantStored("replaced", two, other)
+	s.want("replaced", first.ID, perigee.Held)
+	s.wantStored("replaced, and kept for a rollback", one, two, other)
 
-	// A revision with the same bundle: the bundle stays when the older one goes.
+	// Two that served before are kept. With the third goes its bundle, which the live one of b has, too.
 	two.m.Env = map[string]string{"A": "b"}
 	third := s.deploy(two)
 	now = now.Add(time.Minute)
 	s.step(now)
+	two.m.Env = map[string]string{"A": "c"}
+	fourth := s.deploy(two)
+	s.step(now)
 	s.step(now.Add(unloadGrace + time.Second))
-	s.want("replaced", second.ID, perigee.Absent)
-	s.want("live", third.ID, perigee.Warm)
+	s.want("replaced long ago", first.ID, perigee.Absent)
+	s.want("replaced", second.ID, perigee.Held)
+	s.want("replaced", third.ID, perigee.Held)
+	s.want("live", fourth.ID, perigee.Warm)
 	s.wantStored("same bundle", two, other)
 
 	now = now.Add(time.Minute)
 	s.remove("a")
 	s.step(now)
-	s.want("removed a moment ago", third.ID, perigee.Warm)
+	s.want("removed a moment ago", fourth.ID, perigee.Warm)
 	s.step(now.Add(unloadGrace + time.Second))
 	s.want("removed", third.ID, perigee.Absent)
+	s.want("removed", fourth.ID, perigee.Absent)
 	s.want("not concerned", otherRev.ID, perigee.Warm)
 	s.wantStored("removed", other)
 }
@@ -104,8 +110,8 @@ func TestPreviousStays(t *testing.T) {
 	s.want("live, since its bundle is here", second.ID, perigee.Warm)
 	s.step(now)
 	s.step(now.Add(unloadGrace + time.Second))
-	s.want("the one before", first.ID, perigee.Absent)
-	s.wantStored("live", two)
+	s.want("the one before", first.ID, perigee.Held)
+	s.wantStored("live, and the one before", one, two)
 }
 
 // TestArrivals: what came for a deploy that never happened is let go of.

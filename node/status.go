@@ -84,13 +84,48 @@ func (n *Node) serveFunction(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusNotFound, apiError{Error: "no function " + name, Heads: n.gossip.Heads(name)})
 		return
 	}
-	writeJSON(w, http.StatusOK, n.functionStatus(v, fn, n.plans.at(v).of(fn)))
+	s := n.functionStatus(v, fn, n.plans.at(v).of(fn))
+	s.Revisions = n.revisionStatus(v, fn)
+	writeJSON(w, http.StatusOK, s)
+}
+
+func (n *Node) revisionStatus(v *perigee.View, fn *perigee.Function) []RevisionStatus {
+	out := []RevisionStatus{}
+	for _, id := range fn.History {
+		rev, record, ok := n.gossip.RevisionByID(fn.Name, id)
+		if !ok {
+			continue
+		}
+		s := RevisionStatus{
+			ID: id, Record: record, Author: rev.Author, Created: rev.Created, Placement: rev.Manifest.Placement,
+			State: revisionState(fn, rev), Nodes: []perigee.NodeID{},
+		}
+		for _, p := range byID(v.Observed.Nodes) {
+			if p.Revisions[id] >= perigee.Held && (p.State == perigee.NodeAlive || p.State == perigee.NodeSuspect) {
+				s.Nodes = append(s.Nodes, p.ID)
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func revisionState(fn *perigee.Function, rev *perigee.Revision) string {
+	switch {
+	case rev.ID == fn.Live.ID:
+		return RevisionLive
+	case slices.ContainsFunc(fn.Conflicts, func(c perigee.Conflict) bool { return c.Revision == rev.ID }):
+		return RevisionConflict
+	case slices.Contains(fn.Kept, rev):
+		return RevisionKept
+	}
+	return RevisionOld
 }
 
 func (n *Node) functionStatus(v *perigee.View, fn *perigee.Function, plan placement.Plan) FunctionStatus {
 	s := FunctionStatus{Function: fn, Heads: n.gossip.Heads(fn.Name), Holders: []Holder{}, Plan: plan}
 	for _, p := range byID(v.Observed.Nodes) {
-		h := Holder{Node: p.ID, Region: p.Region, State: p.State, Warmth: p.Revisions[fn.Live.ID], Wanted: wanted(plan, p.ID)}
+		h := Holder{Node: p.ID, Region: p.Region, Groups: v.Desired.Regions.Groups(p.Region), State: p.State, Warmth: p.Revisions[fn.Live.ID], Wanted: wanted(plan, p.ID)}
 		h.Planned = h.Wanted > perigee.Absent
 		if h.Planned || h.Warmth > perigee.Absent {
 			s.Holders = append(s.Holders, h)

@@ -22,18 +22,29 @@ import (
 const settleTime = 2 * time.Second
 
 func newDeploy(t *target) *cobra.Command {
-	var wait time.Duration
+	var until string
+	var timeout time.Duration
+	var opt node.DeployOptions
 	var noBuild bool
 	c := &cobra.Command{
 		Use: "deploy [DIR]", Short: "Make the function in DIR live", Args: atMost(1),
 		Long: "Deploy builds the function (the manifest's build command), checks it, signs a revision with your key and\n" +
 			"hands it to a node, which finds it a holder that compiles it, and another that keeps a copy. Then it is\n" +
-			"live, and deploy waits until all planned holders have it warm.\n\n" +
-			"It exits with 1 when the revision is not live, not warm everywhere in time, or not reachable because\n" +
+			"live, and deploy waits until all planned holders have it warm, those of a region, or some of them.\n\n" +
+			"It exits with 1 when the revision is not live, not warm in time, or not reachable because\n" +
 			"another function has its host and path.",
-		Example: "  perigee deploy\n  perigee deploy hello/ --no-build --wait 5m",
+		Example: "  perigee deploy\n  perigee deploy hello/ --no-build --wait 5m\n" +
+			"  perigee deploy --wait fra                       # until it is warm in Frankfurt\n" +
+			"  perigee deploy --if-revision 3f9a1b2c4d5e       # only in the place of this one",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, dir := cmd.Context(), dirOf(args)
+			wait, err := parseWait(until, timeout)
+			if err != nil {
+				return err
+			}
+			if opt.Placement != "" && opt.Placement != node.PlacementKeep && opt.Placement != node.PlacementManifest {
+				return usagef("--placement %q: use keep or manifest", opt.Placement)
+			}
 			if _, err := bundle.LoadManifest(dir); err != nil { // needs no cluster
 				return err
 			}
@@ -57,7 +68,7 @@ func newDeploy(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d, status, err := deployAndWait(ctx, p, m, archive, wait, newProgress(cmd.ErrOrStderr()))
+			d, status, err := deployAndWait(ctx, p, opt, m, archive, wait, newProgress(cmd.ErrOrStderr()))
 			if err != nil {
 				return err
 			}
@@ -68,8 +79,12 @@ func newDeploy(t *target) *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().DurationVar(&wait, "wait", time.Minute, "wait until it is warm everywhere planned, at most for this `TIME`; 0 = do not wait")
-	c.Flags().BoolVar(&noBuild, "no-build", false, "use the Wasm file as it is")
+	f := c.Flags()
+	f.StringVar(&until, "wait", "all", "`WHAT` to wait for until it is warm: all planned holders, those of a region or group, or a number of them; a time means all, at most so long; 0 = do not wait")
+	f.DurationVar(&timeout, "timeout", time.Minute, "wait at most for this `TIME`")
+	f.StringVar((*string)(&opt.If), "if-revision", "", "only if this `REVISION` is live now; none = only if there is no such function")
+	f.StringVar(&opt.Placement, "placement", "", "`WHOSE` hard rules, where those that hold now were set apart from the manifest: keep (the current) or manifest")
+	f.BoolVar(&noBuild, "no-build", false, "use the Wasm file as it is")
 	return c
 }
 
@@ -115,12 +130,12 @@ func runBuild(ctx context.Context, dir, command string, stderr io.Writer) error 
 }
 
 // deployAndWait deploys and follows the holders until all are warm, or wait is over.
-func deployAndWait(ctx context.Context, p *node.Person, m *perigee.Manifest, archive *bundle.Archive, wait time.Duration, show *progress) (node.Deployed, *node.FunctionStatus, error) {
+func deployAndWait(ctx context.Context, p *node.Person, opt node.DeployOptions, m *perigee.Manifest, archive *bundle.Archive, wait deployWait, show *progress) (node.Deployed, *node.FunctionStatus, error) {
 	defer show.end()
 	body := archive.Open()
 	defer body.Close()
 	show.pending("sending %s (%s), to be checked and compiled", m.Name, size(perigee.Bytes(archive.Size)))
-	d, err := p.Deploy(ctx, m, archive.Digest, perigee.Bytes(archive.Size), body, func(e node.DeployEvent) {
+	d, err := p.DeployWith(ctx, opt, m, archive.Digest, perigee.Bytes(archive.Size), body, func(e node.DeployEvent) {
 		switch e.Step {
 		case "admitted":
 			show.step("checked, compiled and stored on %s", e.Node)
@@ -144,7 +159,7 @@ func deployAndWait(ctx context.Context, p *node.Person, m *perigee.Manifest, arc
 			return d, nil, err
 		}
 		live, waited := s.Live.ID == d.Revision, time.Since(start)
-		if live && (s.Ready() || waited >= wait) || waited >= max(wait, settleTime) {
+		if live && (wait.over(s) || waited >= wait.limit) || waited >= max(wait.limit, settleTime) {
 			return d, s, nil
 		}
 		show.pending("warm on %s", warmth(s))
@@ -185,7 +200,7 @@ func warmth(s *node.FunctionStatus) string {
 }
 
 // reportDeploy says what is live where. Its error names what was asked for and is not so.
-func reportDeploy(t *target, cmd *cobra.Command, d node.Deployed, s *node.FunctionStatus, wait time.Duration) error {
+func reportDeploy(t *target, cmd *cobra.Command, d node.Deployed, s *node.FunctionStatus, wait deployWait) error {
 	if t.json {
 		if err := printJSON(cmd.OutOrStdout(), struct {
 			node.Deployed
@@ -207,8 +222,8 @@ func reportDeploy(t *target, cmd *cobra.Command, d node.Deployed, s *node.Functi
 	var amiss []string
 	if s.Live.ID != d.Revision {
 		amiss = append(amiss, fmt.Sprintf("revision %s of key %s was deployed at the same time and won: deploy again to replace it", s.Live.ID, s.Live.Author))
-	} else if !s.Ready() && wait > 0 {
-		amiss = append(amiss, fmt.Sprintf("not warm everywhere after %v (%s): it goes on by itself, and `perigee show %s` says how far it is", wait, warmth(s), s.Name))
+	} else if !wait.over(s) && wait.limit > 0 {
+		amiss = append(amiss, fmt.Sprintf("not warm %s after %v (%s): it goes on by itself, and `perigee show %s` says how far it is", wait, wait.limit, warmth(s), s.Name))
 	}
 	for _, r := range s.Contested {
 		amiss = append(amiss, fmt.Sprintf("%s%s belongs to function %s, which claimed it first: choose another host or path", r.Route.Host, r.Route.Path, r.Owner))

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -54,11 +53,11 @@ func newShow(t *target) *cobra.Command {
 			for _, u := range f.URLs {
 				fmt.Fprintf(w, "  %s\n", u)
 			}
-			for _, c := range f.Conflicts {
-				fmt.Fprintf(w, "conflict: key %s deployed revision %s at the same time (%s); it is kept, not live; deploy again to settle\n", c.Author, c.Revision, c.Created.Local().Format(time.DateTime))
+			if f.Placement != nil {
+				fmt.Fprintln(w, "its placement was set apart from the manifest")
 			}
-			for _, r := range f.Contested {
-				fmt.Fprintf(w, "%s%s belongs to function %s, which claimed it first\n", r.Route.Host, r.Route.Path, r.Owner)
+			if err := printRevisions(cmd, f); err != nil {
+				return err
 			}
 			out := newTable("NODE", "REGION", "STATE", "WARMTH", "WHY")
 			for _, v := range f.Plan.Verdicts {

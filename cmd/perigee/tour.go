@@ -13,6 +13,7 @@ import (
 	"github.com/perigee-edge/perigee/edgeproxy"
 	"github.com/perigee-edge/perigee/internal/bundle"
 	"github.com/perigee-edge/perigee/internal/fleet"
+	"github.com/perigee-edge/perigee/node"
 )
 
 // tour shows placement at work on a running fleet and checks that each row is as promised: without
@@ -85,7 +86,7 @@ type answer struct {
 }
 
 func (t *guide) deploy(ctx context.Context, m *perigee.Manifest, archive *bundle.Archive, show *progress) error {
-	if _, s, err := deployAndWait(ctx, t.f.Operator(), m, archive, time.Minute, show); err != nil {
+	if _, s, err := deployAndWait(ctx, t.f.Operator(), node.DeployOptions{}, m, archive, deployWait{limit: time.Minute}, show); err != nil {
 		return err
 	} else if !s.Ready() {
 		return fmt.Errorf("%s is not warm on its holders after a minute: %s", m.Name, warmth(s))
