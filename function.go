@@ -14,6 +14,7 @@ type Manifest struct {
 	Isolation string            `toml:"isolation" json:"isolation,omitempty"` // "request", the default, "fresh" or "shared"
 	Secrets   []string          `toml:"secrets" json:"secrets,omitempty"`     // (not obeyed yet)
 	Outbound  []string          `toml:"outbound" json:"outbound,omitempty"`   // origins that the guest may call: "https://host", "https://*.host", "fn:<name>"; none = no calls
+	Health    string            `toml:"health" json:"health,omitempty"`       // path that must answer while a new revision is tried; "" = none is asked
 	Receipt   string            `toml:"receipt" json:"receipt,omitempty"`     // "full", "region" or "off"; "" = the node's setting
 	Steer     string            `toml:"steer" json:"steer,omitempty"`         // what clients may ask for: "off", "prefer" (the default) or "force"
 	Routes    []Route           `toml:"route" json:"routes,omitempty"`        // none = the root of <name>.<cluster domain>
@@ -58,6 +59,7 @@ type Function struct {
 	Name      string           `json:"name"`
 	Live      *Revision        `json:"live"`
 	Head      Digest           `json:"head"`                // the pointer record that made Live live; a new one names it as its parent
+	Rollout   string           `json:"rollout,omitempty"`   // "all": the live revision runs everywhere at once; "" = in stages
 	Placement *Policy          `json:"placement,omitempty"` // stands in the place of the manifest's; nil = that of Live's manifest
 	Conflicts []Conflict       `json:"conflicts,omitempty"` // concurrent deploys that lost, until someone deploys again
 	History   []RevisionID     `json:"history"`             // newest first, Live included

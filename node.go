@@ -51,6 +51,7 @@ type Row struct {
 	Version     string                `json:"version"`
 	Draining    bool                  `json:"draining,omitempty"`
 	Revisions   map[RevisionID]Warmth `json:"revisions,omitempty"`
+	Trials      map[RevisionID]Trial  `json:"trials,omitempty"` // of revisions that did not pass here (yet)
 	Load        Load                  `json:"load"`
 	Memory      Bytes                 `json:"memory,omitempty"`  // what it has for guests; 0 = not told
 	Near        map[string]uint32     `json:"near,omitempty"`    // round trips to hosts that policies want to be near to, in microseconds
@@ -94,6 +95,17 @@ func (w Warmth) String() string {
 	}
 	return "absent"
 }
+
+// Trial is how the first run of a revision on a node goes.
+type Trial uint8
+
+// The states of a trial.
+const (
+	TrialNone   Trial = iota // it passed, or the node has never heard of it
+	Untried                  // it is here, or about to be, and has not run
+	Trying                   // it runs, and is watched
+	TrialFailed              // it killed the node, or failed its health rule: it does not run here
+)
 
 // Load is what a node reports of its work, in its row and on every response to a peer.
 type Load struct {

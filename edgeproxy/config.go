@@ -18,6 +18,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
+	"github.com/perigee-edge/perigee/placement"
 )
 
 // Config says what a Proxy serves and whom it asks. It is not changed after New.
@@ -31,6 +32,10 @@ type Config struct {
 	// Client returns the country of a client's address and the region that it counts as; what is not
 	// known is empty. nil = nothing is known.
 	Client func(netip.Addr, *perigee.Regions) (country string, region perigee.Region)
+
+	// Rollout returns how far a function of the View is whose live revision does not run everywhere
+	// yet; nil = it does. A nil func means that all do.
+	Rollout func(*perigee.View, *perigee.Function) *placement.Rollout
 
 	// LoadOf returns the load that a peer reported last with a response, once its body was read.
 	// nil = only what RoundTrip returns is known.

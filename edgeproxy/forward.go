@@ -18,7 +18,7 @@ import (
 // forward tries candidates until one has answered, and returns nil then. Otherwise it returns why
 // the last try failed, or the refusal if there was nobody to try.
 func (v *visit) forward(ctx context.Context) error {
-	demand := placement.Demand{Function: v.fn, Entry: v.proxy.cfg.Self, Caller: v.facts.region, Steer: v.steer}
+	demand := placement.Demand{Function: v.fn, Entry: v.proxy.cfg.Self, Caller: v.facts.region, Steer: v.steer, Rollout: v.rollout}
 	var lost error
 	for {
 		now := time.Now()
@@ -79,7 +79,7 @@ func (v *visit) tryFirst(ctx context.Context, candidates []placement.Candidate, 
 			return c.Node, v.runHere(ctx, c)
 		}
 		last := i == len(candidates)-1
-		tr, ok := v.proxy.peers.begin(c.Node, v.fn.Live.ID, v.view.Observed.Nodes, now, last)
+		tr, ok := v.proxy.peers.begin(c.Node, v.revision(c.Node), v.view.Observed.Nodes, now, last)
 		if !ok {
 			candidates[i+1].Reason = placement.ReasonNext
 			continue
@@ -92,18 +92,29 @@ func (v *visit) tryFirst(ctx context.Context, candidates []placement.Candidate, 
 
 // fact is what Route is told about a node.
 func (v *visit) fact(id perigee.NodeID, now time.Time) (f placement.Fact) {
+	rev := v.revision(id)
 	if id == v.proxy.cfg.Self {
-		f.Load, f.LoadAt, f.Measured = v.proxy.cfg.Local.Load(v.fn.Live.ID), now, true
+		f.Load, f.LoadAt, f.Measured = v.proxy.cfg.Local.Load(rev), now, true
 		return f
 	}
-	v.proxy.peers.fact(&f, id, v.fn.Live.ID, now)
+	v.proxy.peers.fact(&f, id, rev, now)
 	f.RTT, f.Measured = v.proxy.cfg.Hops.RTT(id)
 	return f
 }
 
+// revision returns what a node runs of the function.
+func (v *visit) revision(id perigee.NodeID) perigee.RevisionID {
+	if p := v.view.Observed.Nodes[id]; v.rollout != nil && p != nil {
+		if fn := v.rollout.On(v.fn, p); fn != nil {
+			return fn.Live.ID
+		}
+	}
+	return v.fn.Live.ID
+}
+
 // expect fills in the receipt for a try that may succeed.
 func (v *visit) expect(c *placement.Candidate) {
-	v.receipt.Region, v.receipt.Node, v.receipt.Revision = c.Region, c.Node, v.fn.Live.ID
+	v.receipt.Region, v.receipt.Node, v.receipt.Revision = c.Region, c.Node, v.revision(c.Node)
 	v.receipt.Reason, v.receipt.Hop, v.receipt.Fuel, v.receipt.Partial = string(c.Reason), 0, 0, false
 	v.receipt.Start = StartCold
 	if c.Warm {
@@ -140,7 +151,7 @@ func (v *visit) runHere(ctx context.Context, c *placement.Candidate) error {
 	defer view.Close()
 	out.Body = view
 	v.facts.dress(out.Header, v.proxy.cfg.Region, v.in.Host)
-	result, err := v.proxy.cfg.Local.Invoke(ctx, v.fn, v.fn.Live.ID, localAnswer{&v.answer, v.report}, out)
+	result, err := v.proxy.cfg.Local.Invoke(ctx, v.fn, v.revision(c.Node), localAnswer{&v.answer, v.report}, out)
 	var hop *perigee.HopError
 	if errors.As(err, &hop) {
 		v.unexpect()
@@ -163,7 +174,7 @@ func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, 
 	defer view.Close()
 	out.Body = view
 	meta := hopMeta{
-		facts: v.facts, function: v.fn.Name, revision: v.fn.Live.ID, entry: cfg.Self,
+		facts: v.facts, function: v.fn.Name, revision: v.revision(c.Node), entry: cfg.Self,
 		path: []perigee.NodeID{cfg.Self}, cold: only || !c.Warm, depth: perigee.DepthFrom(ctx),
 	}
 	sent := time.Now()

@@ -88,11 +88,12 @@ func (p *Proxy) mayRun(r *http.Request, m *hopMeta, load perigee.Load) (*perigee
 	if _, ok := placement.AllowedFrom(fn.Policy(), m.region, self.NodeClaims, v.Desired.Regions); !ok {
 		return nil, perigee.RefusedNotAllowed
 	}
+	mine := p.rollout(v, fn).On(fn, self) // nil = this node runs none of it for now
 	loaded := load.Slots > 0 || self.Revisions[m.revision] == perigee.Warm
 	switch {
 	case !slices.Contains(fn.History, m.revision) && fn.Live.ID != m.revision:
 		return nil, perigee.RefusedNotHere
-	case !loaded && !m.cold, !loaded && fn.Live.ID != m.revision:
+	case !loaded && !m.cold, !loaded && (mine == nil || mine.Live.ID != m.revision):
 		return nil, perigee.RefusedNotHere
 	case busy(load):
 		return nil, perigee.RefusedOverloaded

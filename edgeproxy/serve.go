@@ -28,10 +28,11 @@ type visit struct {
 	facts facts
 	host  string // canonical
 
-	view  *perigee.View
-	fn    *perigee.Function // nil = not known
-	steer placement.Steer
-	body  *body // nil = none
+	view    *perigee.View
+	fn      *perigee.Function  // nil = not known
+	rollout *placement.Rollout // of fn; nil = its live revision runs everywhere
+	steer   placement.Steer
+	body    *body // nil = none
 
 	answer  answer
 	stall   stall
@@ -130,6 +131,10 @@ func (v *visit) receive() *problem {
 			hint: "Check the address. If you just deployed it, check the [[route]] of its manifest: `perigee ls` shows the routes.",
 		}
 	}
+	v.rollout = v.proxy.rollout(v.view, v.fn)
+	if serving := v.rollout.Function(v.fn); serving != v.fn {
+		v.fn, v.rollout = serving, nil
+	}
 	if level := v.fn.Live.Manifest.Receipt; validLevel(level) {
 		v.level = level
 	}
@@ -157,6 +162,14 @@ func (v *visit) answerChallenge() bool {
 		}
 	}
 	return false
+}
+
+// rollout returns how far a function is whose live revision does not run everywhere yet.
+func (p *Proxy) rollout(v *perigee.View, fn *perigee.Function) *placement.Rollout {
+	if p.cfg.Rollout == nil {
+		return nil
+	}
+	return p.cfg.Rollout(v, fn)
 }
 
 // serve finds out where the request is to run, and has it run there.

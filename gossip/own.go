@@ -49,12 +49,12 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	row := o.row
-	row.Revisions = maps.Clone(row.Revisions)
+	row.Revisions, row.Trials = maps.Clone(row.Revisions), maps.Clone(row.Trials)
 	change(&row)
-	row.Revisions = maps.Clone(row.Revisions) // the caller may keep its own
+	row.Revisions, row.Trials = maps.Clone(row.Revisions), maps.Clone(row.Trials) // the caller may keep its own
 	row.Node, row.Incarnation, row.Seq, row.Digest, row.Sealing = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest, o.row.Sealing
 	loud := row.Addr != o.row.Addr || row.HTTPS != o.row.HTTPS || row.Version != o.row.Version ||
-		row.Draining != o.row.Draining || !maps.Equal(row.Revisions, o.row.Revisions)
+		row.Draining != o.row.Draining || !maps.Equal(row.Revisions, o.row.Revisions) || !maps.Equal(row.Trials, o.row.Trials)
 	loud = loud || !sameExtra(row.Extra, o.row.Extra)
 	quiet := row.Load != o.row.Load || row.Memory != o.row.Memory || !maps.Equal(row.Near, o.row.Near) || !maps.Equal(row.Uses, o.row.Uses)
 	if !loud && !quiet {

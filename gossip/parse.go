@@ -18,6 +18,8 @@ const (
 	maxListed = 64  // roles, labels, scope patterns, groups, certificates of a chain
 	maxText   = 256 // bytes of a name, a pattern, a label
 	epoch     = 1
+
+	rolloutAll = "all"
 )
 
 // parser turns encoded records into entries. All of its checks are about one record alone, so that
@@ -222,6 +224,9 @@ func (p *parser) fillRevision(e *entry, r *record.Revision) error {
 func (p *parser) fillPointer(e *entry, ptr *record.Pointer) error {
 	if err := perigee.CheckLabel(ptr.Function); err != nil {
 		return err
+	}
+	if ptr.Rollout != "" && ptr.Rollout != rolloutAll {
+		return fmt.Errorf("rollout %.40q: want %q or none", ptr.Rollout, rolloutAll)
 	}
 	if ptr.Placement == nil {
 		return nil

@@ -77,7 +77,7 @@ func newLineage(name string, revisions, pointers []*entry, auth *authority) *lin
 		return l
 	}
 	l.fn = &perigee.Function{
-		Name: name, Live: live.revision, Head: win.id, Placement: win.body.(*record.Pointer).Placement,
+		Name: name, Live: live.revision, Head: win.id, Placement: win.body.(*record.Pointer).Placement, Rollout: win.body.(*record.Pointer).Rollout,
 		History: l.list(revisions, live.revision.ID), Kept: l.kept(live),
 	}
 	heads := l.history.heads

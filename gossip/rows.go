@@ -169,6 +169,11 @@ func checkRow(r *perigee.Row) error {
 			return fmt.Errorf("revision %.40q in state %d", id, w)
 		}
 	}
+	for id, trial := range r.Trials {
+		if len(id) > maxText || trial > perigee.TrialFailed {
+			return fmt.Errorf("revision %.40q in trial %d", id, trial)
+		}
+	}
 	return checkDemand(r)
 }
 

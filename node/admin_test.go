@@ -136,7 +136,7 @@ func TestAdminAPI(t *testing.T) {
 		t.Errorf("%+v", fns)
 	}
 	var fn FunctionStatus
-	if read("/v1/functions/a", &fn); fn.Live.ID != rev.ID || !sameJSON(fn.Holders, []Holder{{"fra-1", "fra", []string{"eu", "eu27"}, perigee.NodeAlive, true, perigee.Warm, perigee.Warm}}) {
+	if read("/v1/functions/a", &fn); fn.Live.ID != rev.ID || !sameJSON(fn.Holders, []Holder{{"fra-1", "fra", []string{"eu", "eu27"}, perigee.NodeAlive, true, perigee.Warm, perigee.Warm, perigee.Trying}}) {
 		t.Errorf("%+v", fn)
 	}
 	var regions []perigee.RegionInfo

@@ -69,6 +69,8 @@ type FunctionStatus struct {
 	Plan    placement.Plan   `json:"plan"`
 	Holders []Holder         `json:"holders"`
 	URLs    []string         `json:"urls"`
+	// Rollout is how far the live revision is that does not run everywhere yet; nil = it does.
+	Rollout *placement.Rollout `json:"rollout,omitempty"`
 	// Revisions are the newest first, the live one among them; in the answer about one function only.
 	Revisions []RevisionStatus `json:"revisions,omitempty"`
 }
@@ -101,6 +103,7 @@ type Holder struct {
 	Planned bool              `json:"planned"`
 	Wanted  perigee.Warmth    `json:"wanted"` // by the plan: Warm, Held for one that need not keep it loaded, or Absent
 	Warmth  perigee.Warmth    `json:"warmth"`
+	Trial   perigee.Trial     `json:"trial,omitempty"` // how its first run there goes; 0 = it passed
 }
 
 // Ready reports whether every planned holder that is alive is as warm as the plan wants it, and there

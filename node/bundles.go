@@ -18,7 +18,7 @@ import (
 //	GET  /bundles/{function}/{revision}   the archive, if the asking node may hold it
 //	POST /bundles/offer                   would this node take it? -> "send", or "have": its bytes are here
 //	POST /bundles                         and the archive, unless it is here: store, admit, load
-//	POST /bundles/fetch/{node}            fetch it from that node, admit, load
+//	POST /bundles/fetch/{node}            fetch it from that node, admit
 //
 // Both sides apply the hard rules: a node outside a function's residency neither asks nor is served.
 func (d *deployer) bundleHandler() http.Handler {

@@ -46,6 +46,7 @@ type Config struct {
 	ProxyProtocol []netip.Prefix // load balancers that begin each TCP connection with a PROXY header
 	Trusted       []netip.Prefix // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
 
+	Trial        time.Duration // how long a new revision is watched before it goes on to more nodes; default 2 s
 	DrainTimeout time.Duration // for running requests at a stop; default 30 s
 	Receipt      string        // for functions that name none: "full", "region" (default) or "off"
 	Steer        string        // the most that any function may let its clients choose: "off", "prefer" or "force" (default)
@@ -81,6 +82,12 @@ func (c Config) fill() (Config, error) {
 	}
 	if c.MemoryBudget == 0 {
 		c.MemoryBudget = machineMemory() / 2 // 0 where it can't be told: runtime's default
+	}
+	if c.Trial < 0 {
+		return c, fmt.Errorf("node: Trial is %v: want 0 or more", c.Trial)
+	}
+	if c.Trial == 0 {
+		c.Trial = defaultTrial
 	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = defaultDrain

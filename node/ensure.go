@@ -116,6 +116,11 @@ func (r *replicator) use(d perigee.Digest) (release func()) {
 // bring does the work of ensure, when one of the places is free.
 func (r *replicator) bring(rev *perigee.Revision, to perigee.Warmth, from perigee.NodeID, places chan struct{}) error {
 	defer r.use(rev.Bundle)()
+	view := r.gossip.View()
+	fn := view.Desired.Functions[rev.Manifest.Name]
+	if err := r.trials.expect(rev.ID, fn != nil && fn.Live.ID == rev.ID && r.rollouts.proven(view, fn, r.self().ID)); err != nil {
+		return err
+	}
 	select {
 	case places <- struct{}{}:
 		defer func() { <-places }()
@@ -151,7 +156,7 @@ func (r *replicator) note(id perigee.RevisionID, err error) {
 	f := r.failed[id]
 	wait := min(firstRetry<<min(f.tries, 6), maxRetry)
 	var refused *runtime.ErrRefused
-	if errors.As(err, &refused) || errors.Is(err, runtime.ErrQuarantined) {
+	if errors.As(err, &refused) || errors.Is(err, runtime.ErrQuarantined) || errors.Is(err, errFailedTrial) {
 		wait = refuseRetry
 	}
 	r.failed[id] = failure{err: err, tries: f.tries + 1, next: time.Now().Add(wait)}
@@ -185,7 +190,7 @@ func (r *replicator) load(ctx context.Context, rev *perigee.Revision, to perigee
 			return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)
 		}
 		spec := runtime.Spec{Function: name, Digest: rev.Bundle, Wasm: b.Wasm, Files: b.Files, Limits: rev.Manifest.Limits, Env: rev.Manifest.Env, Isolation: rev.Manifest.Isolation, Outbound: h.out.roundTripper()}
-		if err := r.runtime.Load(ctx, rev.ID, spec); err != nil {
+		if err := r.start(ctx, rev, spec); err != nil {
 			return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)
 		}
 	}
@@ -195,7 +200,31 @@ func (r *replicator) load(ctx context.Context, rev *perigee.Revision, to perigee
 		r.setLocked(rev.ID, h)
 		r.log.Info("revision here", "function", name, "revision", rev.ID, "warmth", to.String(), "dur", time.Since(start))
 	}
+	if state, _ := r.trials.state(rev.ID); to == perigee.Warm && state == perigee.Trying && rev.Manifest.Health != "" && !r.ended {
+		r.work.Go(func() { r.probe(rev, h) })
+	}
 	return nil
+}
+
+// start loads a revision, under trial if it is the first time. That it is tried is on disk, and on its
+// way to the other nodes, before its code can do anything.
+func (r *replicator) start(ctx context.Context, rev *perigee.Revision, spec runtime.Spec) error {
+	fn := r.gossip.View().Desired.Functions[rev.Manifest.Name]
+	first := fn == nil || fn.Live.ID == rev.ID && len(fn.Kept) == 0
+	forced := fn != nil && fn.Live.ID == rev.ID && fn.Rollout == placement.RolloutAll
+	if err := r.trials.begin(rev.ID, first, rev.Manifest.Health != "", forced); err != nil {
+		return err
+	}
+	if state, _ := r.trials.state(rev.ID); state == perigee.Trying {
+		r.tell()
+		pause(ctx, headStart)
+	}
+	err := r.runtime.Load(ctx, rev.ID, spec)
+	if errors.Is(err, runtime.ErrQuarantined) {
+		r.trials.fail(rev.ID, err.Error())
+	}
+	r.trials.loaded(rev.ID, err)
+	return err
 }
 
 // fetch brings a bundle that is not here from the nearest node that has it. The store verifies it.

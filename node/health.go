@@ -105,6 +105,9 @@ func (n *Node) starting(v *perigee.View) error {
 		shown = self.Revisions
 	}
 	for name, fn := range v.Desired.Functions {
+		if fn = n.rollouts.on(v, fn, n.ID()); fn == nil {
+			continue
+		}
 		id := fn.Live.ID
 		if want := wanted(plans.of(fn), n.ID()); shown[id] < want && n.rep.lastError(id) == nil {
 			return fmt.Errorf("function %s is not %s here yet", name, want)

@@ -3,11 +3,13 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy"
+	"github.com/perigee-edge/perigee/placement"
 	"github.com/perigee-edge/perigee/runtime"
 	"github.com/perigee-edge/perigee/usage"
 )
@@ -37,8 +39,12 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 		used, err = l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
 	}
 	m.end(used, err)
-	if guest := (*runtime.GuestError)(nil); errors.As(err, &guest) {
+	guest := (*runtime.GuestError)(nil)
+	if errors.As(err, &guest) {
 		l.n.lines.crashed(fn.Name, rev, r.Header.Get(edgeproxy.HeaderRequestID), guest)
+	}
+	if err == nil || guest != nil {
+		l.n.trials.note(rev, guest != nil)
 	}
 	res.Fuel = used.Fuel
 	return res, l.refused(rev, err)
@@ -48,11 +54,15 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 func (l local) warm(ctx context.Context, fn *perigee.Function, rev perigee.RevisionID) (res edgeproxy.Result, h *holding, err error) {
 	res.Start = edgeproxy.StartWarm
 	h = l.n.rep.have(rev)
+	if state, why := l.n.trials.state(rev); state == perigee.TrialFailed && fn.Rollout != placement.RolloutAll {
+		return res, nil, l.notHere(fmt.Errorf("%w: %s", errFailedTrial, why))
+	}
 	if h == nil || h.warmth < perigee.Warm {
-		if fn.Live.ID != rev {
+		mine := l.n.rollouts.on(l.n.View(), fn, l.n.ID())
+		if mine == nil || mine.Live.ID != rev {
 			return res, nil, l.notHere(nil)
 		}
-		if err := l.n.rep.demand(ctx, fn.Live); err != nil {
+		if err := l.n.rep.demand(ctx, mine.Live); err != nil {
 			return res, nil, l.notHere(err)
 		}
 		if h = l.n.rep.have(rev); h == nil {

@@ -140,7 +140,7 @@ func warm(t *testing.T, f *fleet.Fleet, name string, rev perigee.RevisionID) {
 			if err != nil {
 				return err
 			}
-			if s.Live.ID != rev || !s.Ready() {
+			if s.Live.ID != rev || !s.Ready() || s.Rollout != nil {
 				return fmt.Errorf("%s sees %s on %+v", m.ID(), s.Live.ID, s.Holders)
 			}
 		}

@@ -63,6 +63,8 @@ type Node struct {
 	locator  *geo.Locator
 	dns      *dns.Server // nil = off
 	plans    *plans
+	trials   *trials
+	rollouts *rollouts
 	rep      *replicator
 	deployer *deployer
 	renewer  *renewer
@@ -144,6 +146,10 @@ func (n *Node) wire() error {
 	join.gossip, join.reach = n.gossip, newReacher(n)
 	n.standing.gossip = n.gossip
 	n.plans = &plans{}
+	n.rollouts = &rollouts{plans: n.plans}
+	if n.trials, err = openTrials(n.cfg.Dir.path("trials"), n.cfg.Trial, n.log); err != nil {
+		return err
+	}
 	n.rep = newReplicator(n, store, metrics)
 	n.deployer = newDeployer(n, store, metrics)
 	n.renewer = &renewer{dir: n.cfg.Dir, m: n.m, join: join, gossip: n.gossip, seeds: n.seeds.addrs(), log: n.log}
@@ -207,7 +213,7 @@ func (n *Node) wireFront(web *webSigner) error {
 	}
 	me := n.Claims()
 	n.proxy, err = edgeproxy.New(edgeproxy.Config{
-		Self: me.ID, Region: me.Region, View: n.View, Local: local{n}, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, Peer: peerOf,
+		Self: me.ID, Region: me.Region, View: n.View, Rollout: n.rollouts.of, Local: local{n}, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, Peer: peerOf,
 		Client:  n.locator.Client,
 		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
 		Shared: n.webCerts.forHost, Challenges: n.challenges,
@@ -291,6 +297,9 @@ func (n *Node) Close() {
 	n.closed.Do(func() {
 		if n.rep != nil {
 			n.rep.stop()
+		}
+		if n.trials != nil {
+			n.trials.rest()
 		}
 		if n.runtime != nil {
 			n.closeRuntime()

@@ -152,9 +152,12 @@ type Deployed struct {
 type DeployOptions struct {
 	// If is the revision that must be live now, NoRevision that none is; "" = whatever is.
 	If perigee.RevisionID
-	// Placement says whose hard rules the new revision has where those that hold now were set apart
-	// from any manifest: PlacementManifest or PlacementKeep; "" = refuse to choose.
+	// Placement says whose hard rules count: PlacementKeep for those that hold now, or PlacementManifest
+	// for those of the manifest. "" is PlacementKeep where a revision becomes live again; a deploy takes
+	// the manifest's, and refuses to choose where those that hold now were set apart from any manifest.
 	Placement string
+	// Rollout is placement.RolloutAll to skip the stages; "" = one node, a region, all.
+	Rollout string
 }
 
 // NoRevision is the value of DeployOptions.If that wants a function's name to be free.
@@ -192,7 +195,7 @@ func (p *Person) DeployWith(ctx context.Context, opt DeployOptions, m *perigee.M
 	if err != nil {
 		return Deployed{}, err
 	}
-	_, ptrBytes, err := record.Sign(p.Key, p.Cluster, rev.HLC+1, heads, &record.Pointer{Function: m.Name, Revision: record.ID(revBytes)})
+	_, ptrBytes, err := record.Sign(p.Key, p.Cluster, rev.HLC+1, heads, &record.Pointer{Function: m.Name, Revision: record.ID(revBytes), Rollout: opt.Rollout})
 	if err != nil {
 		return Deployed{}, err
 	}
@@ -223,8 +226,8 @@ func (o DeployOptions) apply(m *perigee.Manifest, live *FunctionStatus) (*perige
 }
 
 // Promote makes a revision that the cluster knows the live one, in the place of all that is live or in
-// conflict. The hard rules that hold now stay, unless own asks for those of the revision's manifest.
-func (p *Person) Promote(ctx context.Context, name string, id perigee.RevisionID, own bool) (Deployed, error) {
+// conflict.
+func (p *Person) Promote(ctx context.Context, name string, id perigee.RevisionID, opt DeployOptions) (Deployed, error) {
 	fn, heads, err := p.Function(ctx, name)
 	if err != nil {
 		return Deployed{}, err
@@ -234,12 +237,14 @@ func (p *Person) Promote(ctx context.Context, name string, id perigee.RevisionID
 		return Deployed{}, fmt.Errorf("%s has no revision %s: `perigee show %s` lists those it has", name, id, name)
 	}
 	rev := &fn.Revisions[at]
-	ptr := &record.Pointer{Function: name, Revision: rev.Record}
-	if p := rev.Placement.WithHard(fn.Policy()); !own && !sameJSON(p, rev.Placement) {
+	ptr := &record.Pointer{Function: name, Revision: rev.Record, Rollout: opt.Rollout}
+	if p := rev.Placement.WithHard(fn.Policy()); opt.Placement != PlacementManifest && !sameJSON(p, rev.Placement) {
 		ptr.Placement = &p
 	}
 	switch {
-	case id == fn.Live.ID && len(heads) == 1 && sameJSON(fn.Placement, ptr.Placement):
+	case opt.If != "" && opt.If != fn.Live.ID:
+		return Deployed{}, fmt.Errorf("nothing was changed: revision %s is live, not %s: see `perigee show %s`", fn.Live.ID, opt.If, name)
+	case id == fn.Live.ID && len(heads) == 1 && sameJSON(fn.Placement, ptr.Placement) && fn.Function.Rollout == ptr.Rollout:
 		return Deployed{Revision: id}, nil
 	case len(rev.Nodes) == 0:
 		return Deployed{}, fmt.Errorf("no node that is up has the bundle of revision %s any more: deploy it again from its sources", id)
@@ -249,14 +254,14 @@ func (p *Person) Promote(ctx context.Context, name string, id perigee.RevisionID
 }
 
 // Rollback promotes the revision that served before the live one.
-func (p *Person) Rollback(ctx context.Context, name string, own bool) (Deployed, error) {
+func (p *Person) Rollback(ctx context.Context, name string, opt DeployOptions) (Deployed, error) {
 	fn, _, err := p.Function(ctx, name)
 	if err != nil {
 		return Deployed{}, err
 	}
 	for _, r := range fn.Kept {
 		if !slices.ContainsFunc(fn.Conflicts, func(c perigee.Conflict) bool { return c.Revision == r.ID }) {
-			return p.Promote(ctx, name, r.ID, own)
+			return p.Promote(ctx, name, r.ID, opt)
 		}
 	}
 	return Deployed{}, fmt.Errorf("revision %s is the first of %s that served: there is nothing to go back to", fn.Live.ID, name)

@@ -98,6 +98,12 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 			r.dropLocked(id, h)
 		}
 	}
+	if thorough {
+		known := knownRevisions(view)
+		r.trials.forget(func(id perigee.RevisionID) bool {
+			return known[id] || r.coming[id].rev != nil || r.have(id) != nil
+		})
+	}
 	if thorough && (r.dirty || now.Sub(r.swept) > fullSweep) {
 		r.sweepLocked(view, aims, now)
 	}
@@ -122,6 +128,18 @@ func (r *replicator) dropLocked(id perigee.RevisionID, h *holding) {
 	h.out.close()
 	r.dirty = true
 	r.log.Info("revision unloaded", "function", h.rev.Manifest.Name, "revision", id, "warmth", perigee.Absent.String())
+}
+
+// knownRevisions lists the live revisions of all functions and those that somebody may go back to.
+func knownRevisions(view *perigee.View) map[perigee.RevisionID]bool {
+	known := make(map[perigee.RevisionID]bool, 2*len(view.Desired.Functions))
+	for _, fn := range view.Desired.Functions {
+		known[fn.Live.ID] = true
+		for _, rev := range fn.Kept {
+			known[rev.ID] = true
+		}
+	}
+	return known
 }
 
 // allowed reports whether the hard rules, as they are now, let this node have a revision: those of

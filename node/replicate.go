@@ -24,16 +24,18 @@ import (
 // revisions it is a holder of (ensure.go), and lets go of the others once their own holders have
 // them (release.go). What is here it says in the node's row.
 type replicator struct {
-	self    func() perigee.NodeClaims
-	gossip  *gossip.Gossip
-	plans   *plans
-	store   *bundle.Store
-	runtime *runtime.Runtime
-	egress  *egress.Egress
-	control func(perigee.NodeID) http.RoundTripper
-	rtt     func(perigee.NodeID) (time.Duration, bool)
-	metrics *metrics
-	log     *slog.Logger
+	self     func() perigee.NodeClaims
+	gossip   *gossip.Gossip
+	plans    *plans
+	rollouts *rollouts
+	trials   *trials
+	store    *bundle.Store
+	runtime  *runtime.Runtime
+	egress   *egress.Egress
+	control  func(perigee.NodeID) http.RoundTripper
+	rtt      func(perigee.NodeID) (time.Duration, bool)
+	metrics  *metrics
+	log      *slog.Logger
 
 	flight singleflight.Group // by revision and warmth: one fetch, one admission, one load
 	urgent chan struct{}      // one place for each piece of work that somebody waits for
@@ -87,7 +89,7 @@ const (
 
 func newReplicator(n *Node, store *bundle.Store, m *metrics) *replicator {
 	r := &replicator{
-		self: n.Claims, gossip: n.gossip, plans: n.plans, store: store, runtime: n.runtime, egress: n.egress,
+		self: n.Claims, gossip: n.gossip, plans: n.plans, rollouts: n.rollouts, trials: n.trials, store: store, runtime: n.runtime, egress: n.egress,
 		control: n.link.Control, rtt: n.link.RTT, metrics: m, log: n.log,
 		urgent: make(chan struct{}, maxUrgent), quiet: make(chan struct{}, maxQuiet),
 		trying: map[perigee.RevisionID]bool{}, failed: map[perigee.RevisionID]failure{},
@@ -96,6 +98,8 @@ func newReplicator(n *Node, store *bundle.Store, m *metrics) *replicator {
 	}
 	r.life, r.end = context.WithCancel(context.Background())
 	r.here.Store(&map[perigee.RevisionID]*holding{})
+	r.trials.told = r.tell
+	r.tell()
 	return r
 }
 
@@ -141,22 +145,32 @@ type aim struct {
 // step compares the plan with what is here, starts what is missing and lets go of the rest. A
 // thorough one looks at the disk, too.
 func (r *replicator) step(now time.Time, thorough bool) {
+	r.trials.settle(now)
 	view := r.gossip.View()
+	r.rollouts.refresh(view)
 	plans := r.plans.at(view)
 	aims := map[perigee.RevisionID]aim{}
 	missing := 0
 	for _, fn := range view.Desired.Functions {
-		a := r.aim(view, fn, plans.of(fn))
-		aims[fn.Live.ID] = a
-		have := r.warmth(fn.Live.ID)
+		plan := plans.of(fn)
+		mine := r.rollouts.on(view, fn, r.self().ID)
+		if mine != fn {
+			r.aimNext(fn, plan, aims, now)
+		}
+		if mine == nil {
+			continue
+		}
+		a := r.aim(view, mine, plan)
+		aims[mine.Live.ID] = a
+		have := r.warmth(mine.Live.ID)
 		if have < a.warmth {
 			missing++
-			r.keepPrevious(fn, aims)
+			r.keepPrevious(mine, aims)
 		}
-		if have < a.warmth || thorough && a.warmth > perigee.Absent && !r.store.Has(fn.Live.Bundle) {
-			r.try(fn.Live, a.warmth, now)
+		if have < a.warmth || thorough && a.warmth > perigee.Absent && !r.store.Has(mine.Live.Bundle) {
+			r.try(mine.Live, a.warmth, now)
 		}
-		r.aimSpares(fn, plans.of(fn), aims, now)
+		r.aimSpares(mine, plan, aims, now)
 	}
 	r.release(view, aims, now, thorough)
 	r.metrics.revisions(*r.here.Load(), missing)
@@ -179,13 +193,24 @@ func (r *replicator) aim(view *perigee.View, fn *perigee.Function, plan placemen
 	return aim{keep: true}
 }
 
+// aimNext has a holder keep the bundle of a live revision that it is not to run yet, if it ever is.
+func (r *replicator) aimNext(fn *perigee.Function, plan placement.Plan, aims map[perigee.RevisionID]aim, now time.Time) {
+	if wanted(plan, r.self().ID) == perigee.Absent {
+		return
+	}
+	aims[fn.Live.ID] = aim{warmth: perigee.Held, keep: true, spare: true}
+	if state, _ := r.trials.state(fn.Live.ID); state != perigee.TrialFailed && r.warmth(fn.Live.ID) == perigee.Absent {
+		r.try(fn.Live, perigee.Held, now)
+	}
+}
+
 // aimSpares has holders keep the bundles of revisions that somebody may go back to.
 func (r *replicator) aimSpares(fn *perigee.Function, plan placement.Plan, aims map[perigee.RevisionID]aim, now time.Time) {
 	if wanted(plan, r.self().ID) == perigee.Absent {
 		return
 	}
 	for _, rev := range fn.Kept {
-		if aims[rev.ID].keep { // as the previous one it is warm for another while
+		if _, aimed := aims[rev.ID]; aimed { // as the previous one it is warm for another while
 			continue
 		}
 		aims[rev.ID] = aim{warmth: perigee.Held, keep: true, spare: true}
@@ -287,5 +312,12 @@ func (r *replicator) setLocked(id perigee.RevisionID, h *holding) {
 		here[id], warmth[id] = h, h.warmth
 	}
 	r.here.Store(&here)
-	r.gossip.SetRow(func(row *perigee.Row) { row.Revisions = warmth })
+	trials := r.trials.row()
+	r.gossip.SetRow(func(row *perigee.Row) { row.Revisions, row.Trials = warmth, trials })
+}
+
+// tell tells the cluster how trials go.
+func (r *replicator) tell() {
+	trials := r.trials.row()
+	r.gossip.SetRow(func(row *perigee.Row) { row.Trials = trials })
 }

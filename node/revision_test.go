@@ -14,12 +14,12 @@ func TestRollback(t *testing.T) {
 	f := cluster(t, "fra", "wdc")
 	op := f.Operator()
 	first := deploy(t, f, pack(t, "shop", wasmtest.Answer("one"), perigee.Policy{Prefer: []string{"fra"}}))
-	if _, err := op.Rollback(t.Context(), "shop", false); err == nil {
+	if _, err := op.Rollback(t.Context(), "shop", node.DeployOptions{}); err == nil {
 		t.Error("rolled back from the first revision")
 	}
 	deploy(t, f, pack(t, "shop", wasmtest.Answer("two"), perigee.Policy{Residency: []string{"wdc"}}))
 
-	back, err := op.Rollback(t.Context(), "shop", false)
+	back, err := op.Rollback(t.Context(), "shop", node.DeployOptions{})
 	if err != nil || back.Revision != first.Revision || !back.Changed || len(back.Stored) == 0 {
 		t.Fatalf("rollback: %+v, %v", back, err)
 	}
@@ -54,17 +54,17 @@ func TestRollback(t *testing.T) {
 	}
 
 	// And back to the first with the rules it was deployed with.
-	if _, err := op.Promote(t.Context(), "shop", first.Revision, true); err != nil {
+	if _, err := op.Promote(t.Context(), "shop", first.Revision, node.DeployOptions{Placement: node.PlacementManifest}); err != nil {
 		t.Fatal(err)
 	}
 	warm(t, f, "shop", first.Revision)
 	if p := status(t, op, "shop").Policy(); len(p.Residency) != 0 {
 		t.Errorf("policy %+v, want the revision's own", p)
 	}
-	if again, err := op.Promote(t.Context(), "shop", first.Revision, true); err != nil || again.Changed {
+	if again, err := op.Promote(t.Context(), "shop", first.Revision, node.DeployOptions{Placement: node.PlacementManifest}); err != nil || again.Changed {
 		t.Errorf("promote what is live: %+v, %v", again, err)
 	}
-	_, err = op.Promote(t.Context(), "shop", "000000000000", false)
+	_, err = op.Promote(t.Context(), "shop", "000000000000", node.DeployOptions{})
 	wantError(t, "promote an unknown revision", err, "perigee show shop")
 }
 

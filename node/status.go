@@ -123,9 +123,9 @@ func revisionState(fn *perigee.Function, rev *perigee.Revision) string {
 }
 
 func (n *Node) functionStatus(v *perigee.View, fn *perigee.Function, plan placement.Plan) FunctionStatus {
-	s := FunctionStatus{Function: fn, Heads: n.gossip.Heads(fn.Name), Holders: []Holder{}, Plan: plan}
+	s := FunctionStatus{Function: fn, Heads: n.gossip.Heads(fn.Name), Holders: []Holder{}, Plan: plan, Rollout: n.rollouts.of(v, fn)}
 	for _, p := range byID(v.Observed.Nodes) {
-		h := Holder{Node: p.ID, Region: p.Region, Groups: v.Desired.Regions.Groups(p.Region), State: p.State, Warmth: p.Revisions[fn.Live.ID], Wanted: wanted(plan, p.ID)}
+		h := Holder{Node: p.ID, Region: p.Region, Groups: v.Desired.Regions.Groups(p.Region), State: p.State, Warmth: p.Revisions[fn.Live.ID], Wanted: wanted(plan, p.ID), Trial: p.Trials[fn.Live.ID]}
 		h.Planned = h.Wanted > perigee.Absent
 		if h.Planned || h.Warmth > perigee.Absent {
 			s.Holders = append(s.Holders, h)

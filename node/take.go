@@ -43,9 +43,10 @@ func (d *deployer) take(ctx context.Context, fn *perigee.Function, archive io.Re
 	})
 }
 
-// copyFrom fetches, admits and loads a revision that another node has.
+// copyFrom fetches and admits a revision that another node has. It is not loaded: first it must pass
+// on that node.
 func (d *deployer) copyFrom(ctx context.Context, fn *perigee.Function, from perigee.NodeID) error {
-	return d.arrive(fn, func() error { return d.rep.ensure(ctx, fn.Live, perigee.Warm, from) })
+	return d.arrive(fn, func() error { return d.rep.ensure(ctx, fn.Live, perigee.Held, from) })
 }
 
 // arrive announces a revision while bring brings it, and afterwards until its records come.

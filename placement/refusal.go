@@ -150,6 +150,9 @@ func (c *census) trouble(r *request, p *perigee.Peer) string {
 	case r.Tried[p.ID]:
 		c.tried = true
 		return "refused or silent"
+	case r.Rollout.On(r.Function, p) == nil:
+		c.idle = true
+		return "its rollout is " + r.Rollout.Text()
 	}
 	c.idle = true
 	return "no copy of the bundle"

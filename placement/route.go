@@ -12,6 +12,7 @@ type Demand struct {
 	Entry    perigee.NodeID // the node that took the request; distances count from it
 	Caller   perigee.Region // where the client is, for the rules of callers; "" = in the region of Entry
 	Steer    Steer
+	Rollout  *Rollout                // which nodes run the live revision; nil = all
 	Tried    map[perigee.NodeID]bool // nodes that refused this request or did not answer; they are not offered again
 }
 
@@ -90,8 +91,13 @@ func Route(d Demand, v *perigee.View, fact func(perigee.NodeID) Fact, now time.T
 	free, busy, fetch := shortlist{limit: MaxCandidates}, shortlist{limit: MaxCandidates}, shortlist{limit: maxFetchers}
 	allowed, excluded, fetchersTried, source := 0, 0, 0, false
 	for _, p := range v.Observed.Nodes {
-		warmth := p.Revisions[d.Function.Live.ID]
 		standing := r.standing(p)
+		fn := d.Rollout.On(d.Function, p)
+		if fn == nil {
+			fn = d.Function
+			standing = min(standing, leaving)
+		}
+		warmth := p.Revisions[fn.Live.ID]
 		source = source || warmth >= perigee.Held && standing >= leaving
 		switch standing {
 		case ruledOut:

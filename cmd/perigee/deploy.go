@@ -15,6 +15,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/bundle"
 	"github.com/perigee-edge/perigee/node"
+	"github.com/perigee-edge/perigee/placement"
 	"github.com/perigee-edge/perigee/runtime"
 )
 
@@ -42,8 +43,8 @@ func newDeploy(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if opt.Placement != "" && opt.Placement != node.PlacementKeep && opt.Placement != node.PlacementManifest {
-				return usagef("--placement %q: use keep or manifest", opt.Placement)
+			if err := checkOptions(&opt); err != nil {
+				return err
 			}
 			if _, err := bundle.LoadManifest(dir); err != nil { // needs no cluster
 				return err
@@ -82,8 +83,7 @@ func newDeploy(t *target) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&until, "wait", "all", "`WHAT` to wait for until it is warm: all planned holders, those of a region or group, or a number of them; a time means all, at most so long; 0 = do not wait")
 	f.DurationVar(&timeout, "timeout", time.Minute, "wait at most for this `TIME`")
-	f.StringVar((*string)(&opt.If), "if-revision", "", "only if this `REVISION` is live now; none = only if there is no such function")
-	f.StringVar(&opt.Placement, "placement", "", "`WHOSE` hard rules, where those that hold now were set apart from the manifest: keep (the current) or manifest")
+	optionFlags(c, &opt)
 	f.BoolVar(&noBuild, "no-build", false, "use the Wasm file as it is")
 	return c
 }
@@ -158,6 +158,9 @@ func deployAndWait(ctx context.Context, p *node.Person, opt node.DeployOptions, 
 		if err != nil {
 			return d, nil, err
 		}
+		if s.Rollout != nil && s.Rollout.Stage == placement.StageStopped && s.Rollout.Live == d.Revision {
+			return d, s, nil
+		}
 		live, waited := s.Live.ID == d.Revision, time.Since(start)
 		if live && (wait.over(s) || waited >= wait.limit) || waited >= max(wait.limit, settleTime) {
 			return d, s, nil
@@ -222,6 +225,8 @@ func reportDeploy(t *target, cmd *cobra.Command, d node.Deployed, s *node.Functi
 	var amiss []string
 	if s.Live.ID != d.Revision {
 		amiss = append(amiss, fmt.Sprintf("revision %s of key %s was deployed at the same time and won: deploy again to replace it", s.Live.ID, s.Live.Author))
+	} else if s.Rollout != nil && s.Rollout.Stage == placement.StageStopped {
+		amiss = append(amiss, fmt.Sprintf("the rollout %s; the log of the node says why", s.Rollout.Text()))
 	} else if !wait.over(s) && wait.limit > 0 {
 		amiss = append(amiss, fmt.Sprintf("not warm %s after %v (%s): it goes on by itself, and `perigee show %s` says how far it is", wait, wait.limit, warmth(s), s.Name))
 	}

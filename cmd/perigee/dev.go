@@ -22,6 +22,7 @@ import (
 	"github.com/perigee-edge/perigee/internal/fleet"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/node"
+	"github.com/perigee-edge/perigee/placement"
 )
 
 // dev is one session of `perigee dev`.
@@ -233,7 +234,7 @@ func (d *dev) deploy(ctx context.Context) {
 	}
 	if err == nil {
 		var s *node.FunctionStatus
-		if _, s, err = deployAndWait(ctx, d.fleet.Operator(), node.DeployOptions{}, m, archive, deployWait{limit: time.Minute}, newProgress(d.stderr)); err == nil {
+		if _, s, err = deployAndWait(ctx, d.fleet.Operator(), node.DeployOptions{Rollout: placement.RolloutAll}, m, archive, deployWait{limit: time.Minute}, newProgress(d.stderr)); err == nil {
 			fmt.Fprintf(d.stderr, "%s: revision %s is live, warm on %s, after %.1f s\n", s.Name, s.Live.ID, warmth(s), time.Since(start).Seconds())
 			if d.announced && !d.tried && !d.t.json {
 				d.tried = true

@@ -7,64 +7,82 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/node"
-)
-
-// Which placement a revision gets that becomes live again.
-const (
-	placementCurrent  = "current"
-	placementRevision = "revision"
+	"github.com/perigee-edge/perigee/placement"
 )
 
 func newPromote(t *target) *cobra.Command {
-	var own string
+	var opt node.DeployOptions
 	c := &cobra.Command{
 		Use: "promote FUNCTION REVISION", Short: "Make a revision live that the cluster has, and settle conflicts", Args: exactly("FUNCTION", "REVISION"),
 		Long: "Promote makes a revision of `perigee show FUNCTION` the live one. It takes the place of everything that is\n" +
 			"live or in conflict. The hard placement rules that hold now (residency, pin, forbid, callers) stay, unless\n" +
-			"--placement revision asks for those that the revision was deployed with.",
+			"--placement manifest asks for those that the revision was deployed with.",
 		Example: "  perigee promote shop 3f9a1b2c4d5e",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return goTo(t, cmd, args[0], own, func(p *node.Person, own bool) (node.Deployed, error) {
-				return p.Promote(cmd.Context(), args[0], perigee.RevisionID(args[1]), own)
+			return goTo(t, cmd, args[0], &opt, func(p *node.Person) (node.Deployed, error) {
+				return p.Promote(cmd.Context(), args[0], perigee.RevisionID(args[1]), opt)
 			})
 		},
 	}
-	placementFlag(c, &own)
+	optionFlags(c, &opt)
 	return c
 }
 
 func newRollback(t *target) *cobra.Command {
-	var own string
+	var opt node.DeployOptions
 	c := &cobra.Command{
 		Use: "rollback FUNCTION", Short: "Go back to the revision that served before", Args: exactly("FUNCTION"),
 		Long: "Rollback makes the revision live that served before the live one; holders keep the last two for that.\n" +
 			"`perigee promote` goes to any other. The hard placement rules that hold now (residency, pin, forbid,\n" +
-			"callers) stay, unless --placement revision asks for those that the revision was deployed with.",
+			"callers) stay, unless --placement manifest asks for those that the revision was deployed with.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return goTo(t, cmd, args[0], own, func(p *node.Person, own bool) (node.Deployed, error) {
-				return p.Rollback(cmd.Context(), args[0], own)
+			return goTo(t, cmd, args[0], &opt, func(p *node.Person) (node.Deployed, error) {
+				return p.Rollback(cmd.Context(), args[0], opt)
 			})
 		},
 	}
-	placementFlag(c, &own)
+	optionFlags(c, &opt)
 	return c
 }
 
-func placementFlag(c *cobra.Command, own *string) {
-	c.Flags().StringVar(own, "placement", placementCurrent, "`WHOSE` hard placement rules: current or revision")
+// optionFlags adds the flags of everything that makes a revision live.
+func optionFlags(c *cobra.Command, opt *node.DeployOptions) {
+	f := c.Flags()
+	f.StringVar((*string)(&opt.If), "if-revision", "", "only if this `REVISION` is live now; none = only if there is no such function")
+	f.StringVar(&opt.Placement, "placement", "", "`WHOSE` hard placement rules, where they differ: keep (those that hold now) or manifest (the revision's)")
+	f.StringVar(&opt.Rollout, "rollout", rolloutStaged, "`HOW` it spreads: staged (one node, then its region, then all) or all (everywhere at once, also where it failed)")
+}
+
+const rolloutStaged = "staged"
+
+// checkOptions refuses values that optionFlags does not name, and puts defaults in their form.
+func checkOptions(opt *node.DeployOptions) error {
+	switch opt.Placement {
+	case "", node.PlacementKeep, node.PlacementManifest:
+	default:
+		return usagef("--placement %q: use keep or manifest", opt.Placement)
+	}
+	switch opt.Rollout {
+	case rolloutStaged:
+		opt.Rollout = ""
+	case "", placement.RolloutAll:
+	default:
+		return usagef("--rollout %q: use staged or all", opt.Rollout)
+	}
+	return nil
 }
 
 // goTo makes another revision live and says so.
-func goTo(t *target, cmd *cobra.Command, name, placement string, change func(p *node.Person, own bool) (node.Deployed, error)) error {
-	if placement != placementCurrent && placement != placementRevision {
-		return usagef("--placement %q: use current or revision", placement)
+func goTo(t *target, cmd *cobra.Command, name string, opt *node.DeployOptions, change func(p *node.Person) (node.Deployed, error)) error {
+	if err := checkOptions(opt); err != nil {
+		return err
 	}
 	p, done, err := t.signer(cmd.Context())
 	if err != nil {
 		return err
 	}
 	defer done()
-	d, err := change(p, placement == placementRevision)
+	d, err := change(p)
 	if err != nil {
 		return err
 	}
@@ -83,6 +101,9 @@ func printRevisions(cmd *cobra.Command, f *node.FunctionStatus) error {
 	}
 	if err := out.write(w); err != nil {
 		return err
+	}
+	if f.Rollout != nil {
+		fmt.Fprintf(w, "rollout of %s: %s\n", f.Rollout.Live, f.Rollout.Text())
 	}
 	for _, c := range f.Conflicts {
 		what := "deployed revision " + string(c.Revision)

@@ -14,6 +14,7 @@ import (
 	"github.com/perigee-edge/perigee/internal/bundle"
 	"github.com/perigee-edge/perigee/internal/fleet"
 	"github.com/perigee-edge/perigee/node"
+	"github.com/perigee-edge/perigee/placement"
 )
 
 // tour shows placement at work on a running fleet and checks that each row is as promised: without
@@ -86,7 +87,7 @@ type answer struct {
 }
 
 func (t *guide) deploy(ctx context.Context, m *perigee.Manifest, archive *bundle.Archive, show *progress) error {
-	if _, s, err := deployAndWait(ctx, t.f.Operator(), node.DeployOptions{}, m, archive, deployWait{limit: time.Minute}, show); err != nil {
+	if _, s, err := deployAndWait(ctx, t.f.Operator(), node.DeployOptions{Rollout: placement.RolloutAll}, m, archive, deployWait{limit: time.Minute}, show); err != nil {
 		return err
 	} else if !s.Ready() {
 		return fmt.Errorf("%s is not warm on its holders after a minute: %s", m.Name, warmth(s))

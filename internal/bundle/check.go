@@ -82,6 +82,11 @@ func (c *checker) identity(m *perigee.Manifest) {
 			c.add("files", "%v", err)
 		}
 	}
+	if m.Health != "" {
+		if err := checkRoutePath(m.Health); err != nil {
+			c.add("health", "%v", err)
+		}
+	}
 	c.choice("receipt", m.Receipt, "full", "region", "off")
 	c.choice("steer", m.Steer, "off", steerPrefer, "force")
 	c.choice("isolation", m.Isolation, isolationRequest, "fresh", "shared")

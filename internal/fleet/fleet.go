@@ -42,6 +42,8 @@ type Config struct {
 
 	OutboundAllow []string // node.Config's
 
+	Trial time.Duration // how long a new revision is watched on one node before it goes on; default 50 ms
+
 	Logger *slog.Logger // nil = slog.Default()
 }
 
@@ -73,6 +75,9 @@ func Start(ctx context.Context, cfg Config) (_ *Fleet, err error) {
 	}
 	if cfg.Domain == "" {
 		cfg.Domain = "localhost"
+	}
+	if cfg.Trial == 0 {
+		cfg.Trial = 50 * time.Millisecond
 	}
 	if cfg.Receipt == "" {
 		cfg.Receipt = "full"
@@ -201,7 +206,7 @@ func (f *Fleet) launch(dir node.Dir, region perigee.Region, socket net.PacketCon
 func (f *Fleet) run(m *Member, socket net.PacketConn, https string) error {
 	cfg := node.Config{
 		Dir: m.Dir, Socket: socket, HTTPS: https, CodeDir: f.cfg.CodeDir, Admit: f.cfg.Admit,
-		DrainTimeout: drainTimeout, Receipt: f.cfg.Receipt, OutboundAllow: f.cfg.OutboundAllow, Logger: f.cfg.Logger,
+		DrainTimeout: drainTimeout, Trial: f.cfg.Trial, Receipt: f.cfg.Receipt, OutboundAllow: f.cfg.OutboundAllow, Logger: f.cfg.Logger,
 	}
 	if f.cfg.Plain {
 		cfg.HTTP = "127.0.0.1:0"

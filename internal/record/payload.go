@@ -153,6 +153,8 @@ type Pointer struct {
 	// Placement stands in the place of the manifest's, for this pointer only: a rollback keeps the
 	// hard rules of what it replaces, and a placement changes without a new bundle. nil = the manifest's.
 	Placement *perigee.Policy `json:"placement,omitempty"`
+	// Rollout is "all" for a revision that is to run everywhere at once; "" = in stages.
+	Rollout string `json:"rollout,omitempty"`
 }
 
 // Web is something that nodes share to answer HTTPS: a certificate with its key, the account that

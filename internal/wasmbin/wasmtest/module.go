@@ -191,3 +191,14 @@ func Answer(text string) []byte {
 	m.Export("handle_response", 0, m.Func("ii:", 0))
 	return m.Bytes()
 }
+
+// Trap returns an http-wasm handler that is spoilt by every request.
+func Trap() []byte {
+	const unreachable = 0x00
+	var m Module
+	m.Import("http_handler", "write_body", "iii:")
+	m.Memory(1, 0)
+	m.Export("handle_request", 0, m.Func(":I", 0, unreachable, Const64(0)))
+	m.Export("handle_response", 0, m.Func("ii:", 0))
+	return m.Bytes()
+}
