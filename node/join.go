@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -18,8 +19,9 @@ import (
 )
 
 const (
-	joinTimeout = 30 * time.Second
+	joinTimeout = time.Minute
 	joinTries   = 4
+	crowdWait   = time.Second // at most 1.5 times this between tries while the seed is busy
 )
 
 // JoinConfig says how a machine becomes a member.
@@ -46,14 +48,17 @@ func Join(ctx context.Context, cfg JoinConfig) (perigee.NodeClaims, error) {
 	defer unlock()
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	s, err := openJoin(ctx, cfg.Token, func(ctx context.Context, addr string, conf *tls.Config) (*peerlink.Client, error) {
-		return peerlink.DialOn(ctx, cfg.Socket, addr, conf)
-	})
-	if err != nil {
-		return none, fmt.Errorf("join: %w", err)
+	var m *membership
+	var reply joinReply
+	for { // many machines may join at once: who comes when the seed is busy waits a moment
+		m, reply, err = cfg.once(ctx, key)
+		if !errors.Is(err, peerlink.ErrBusy) {
+			break
+		}
+		if pause(ctx, crowdWait/2+rand.N(crowdWait)); ctx.Err() != nil {
+			break
+		}
 	}
-	defer s.close()
-	m, reply, err := s.join(ctx, cfg, key)
 	if err != nil {
 		return none, fmt.Errorf("join: %w", err)
 	}
@@ -64,6 +69,18 @@ func Join(ctx context.Context, cfg JoinConfig) (perigee.NodeClaims, error) {
 		return none, fmt.Errorf("join: %w", err)
 	}
 	return m.identity.Claims(), nil
+}
+
+// once tries to join: with the same key and token it may be tried again.
+func (cfg JoinConfig) once(ctx context.Context, key ed25519.PrivateKey) (*membership, joinReply, error) {
+	s, err := openJoin(ctx, cfg.Token, func(ctx context.Context, addr string, conf *tls.Config) (*peerlink.Client, error) {
+		return peerlink.DialOn(ctx, cfg.Socket, addr, conf)
+	})
+	if err != nil {
+		return nil, joinReply{}, err
+	}
+	defer s.close()
+	return s.join(ctx, cfg, key)
 }
 
 // join asks for a name and becomes the node with that name. A name that another machine takes

@@ -299,7 +299,7 @@ func TestGuestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if _, err := dial().RoundTrip(request(t, "GET", "http://b/", "")); err == nil || !strings.Contains(err.Error(), "too many connections") {
+	if _, err := dial().RoundTrip(request(t, "GET", "http://b/", "")); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "too many connections") {
 		t.Errorf("one connection more: %v", err)
 	}
 	_ = second.Close()

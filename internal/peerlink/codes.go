@@ -122,6 +122,9 @@ func (e *StreamError) Unwrap() error { return e.Err }
 // certificate: a wrong cluster, an expired or a revoked certificate, an unknown person.
 var ErrIdentityRefused = errors.New("the node refused this key or certificate")
 
+// ErrBusy is the cause of an error when the other side has as many connections as it takes: try again soon.
+var ErrBusy = errors.New("the node has too many connections now")
+
 // ErrClosed is returned by calls on a Link that has stopped, or a Client that was closed.
 var ErrClosed = fmt.Errorf("peerlink: %w", net.ErrClosed)
 
@@ -192,7 +195,9 @@ func connErr(err error) error {
 	case errors.As(err, &te) && te.Remote && te.ErrorCode.IsCryptoError() && te.ErrorCode != alertInternal:
 		return fmt.Errorf("%w: %w", ErrIdentityRefused, err)
 	case errors.As(err, &te) && te.Remote && te.ErrorCode == quic.ConnectionRefused:
-		return fmt.Errorf("the node accepts no connections now: %w", err)
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	case errors.As(err, &ae) && ae.Remote && ae.ErrorCode == closeTooMany:
+		return fmt.Errorf("%w: %s", ErrBusy, ae.ErrorMessage)
 	case errors.As(err, &te) && te.ErrorCode.IsCryptoError() && !te.Remote:
 		return fmt.Errorf("this side refused the node's certificate: %w", err)
 	case errors.As(err, &ae) && ae.Remote && ae.ErrorCode == closeRefused:
