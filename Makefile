@@ -90,9 +90,14 @@ bench: bin/perigee ## figures of a whole cluster, as "name value" lines; docs/be
 	go run ./internal/fleet/bench
 
 .PHONY: bench-cluster
-bench-cluster: bin/perigee ## figures of clusters, simulated and real: convergence, lost writes; docs/bench.md explains them
+bench-cluster: bin/perigee ## figures of clusters, simulated, real, and real in the lab (Linux, root): convergence, lost writes; docs/bench.md
 	go run ./internal/sim/cluster/bench
 	go run ./internal/survive/bench
+	go run ./internal/lab/bench -only converge,heal,bundle,join,hundred,detect
+
+.PHONY: bench-routing
+bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, root): cost over the round trip, a node that dies
+	go run ./internal/lab/bench -only rtt,kill
 
 .PHONY: bench-runtime
 bench-runtime: ## the runtime beside other engines and a bare server (needs a C compiler, npm and wrk; Linux)
