@@ -51,7 +51,7 @@ func TestPartition(t *testing.T) {
 				}
 			}
 			s.lab.Heal()
-			s.until(5*time.Second, "equal after the heal", func() error { return cluster.Agree(s.Context(), 0, s.Members()...) })
+			s.until(20*time.Second, "equal after the heal", func() error { return cluster.Agree(s.Context(), 0, s.Members()...) })
 			for _, m := range s.Members() {
 				f, _, err := m.Client.Function(t.Context(), "hello")
 				s.must(err)
