@@ -324,3 +324,29 @@ func BenchmarkStart(b *testing.B) {
 		})
 	}
 }
+
+// TestScrub rots the files of a node that runs: a scrub finds it and writes them anew.
+func TestScrub(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("fra-1", "fra")
+	rev, ptr := w.deploy("operator", manifest("hello"))
+	n.submit(t, rev, ptr)
+	sim := n.conf.FS.(*simdisk.Disk)
+	if damaged, err := n.Scrub(); damaged || err != nil {
+		t.Errorf("nothing rotted: %v, %v", damaged, err)
+	}
+	for _, name := range []string{logName, snapName} {
+		for at := 0; at < len(sim.Get("/state/"+name)); at += 64 {
+			sim.Flip("/state/"+name, 8*at+at/64%8)
+			if damaged, err := n.Scrub(); !damaged || err != nil {
+				t.Errorf("%s, byte %d: %v, %v", name, at, damaged, err)
+			}
+			if damaged, err := n.Scrub(); damaged || err != nil {
+				t.Errorf("%s, byte %d, after the repair: %v, %v", name, at, damaged, err)
+			}
+		}
+	}
+	if got, want := describe(n.again(w).View().Desired), describe(n.View().Desired); got != want {
+		t.Errorf("after a restart\n%s\nwant\n%s", got, want)
+	}
+}

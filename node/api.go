@@ -46,8 +46,10 @@ type Status struct {
 	Alive     int               `json:"alive"`
 	Signers   int               `json:"signers"`
 	Functions int               `json:"functions"`
-	State     perigee.Digest    `json:"state"` // digest of all records; equal on nodes that hold the same
-	Agree     int               `json:"agree"` // alive nodes with the same digest, this one included
+	State     perigee.Digest    `json:"state"`            // digest of all records; equal on nodes that hold the same
+	Agree     int               `json:"agree"`            // alive nodes with the same digest, this one included
+	Disk      string            `json:"disk,omitempty"`   // what is wrong with the disk
+	Rotten    int               `json:"rotten,omitempty"` // files that had changed on it and were repaired, since the start
 	Genesis   perigee.Digest    `json:"genesis"`
 	Record    []byte            `json:"genesis_record"`
 	Now       record.HLC        `json:"now"` // what a record signed now should carry

@@ -74,6 +74,7 @@ type Node struct {
 	usage     *usage.Table
 	lines     *lines
 	followers atomic.Int32 // of lines
+	rotten    atomic.Int32 // files that a scrub found changed
 
 	admin     net.Listener // unix socket
 	health    net.Listener // nil = off

@@ -32,6 +32,12 @@ func newStatus(t *target) *cobra.Command {
 			out.row("functions", fmt.Sprint(s.Functions))
 			out.row("state", fmt.Sprintf("%s, the same on %d of %d alive", s.State.Short(), s.Agree, s.Alive))
 			out.row("version", s.Version)
+			if s.Disk != "" {
+				out.row("disk", s.Disk)
+			}
+			if s.Rotten > 0 {
+				out.row("rot", count(s.Rotten, "file")+" had changed on the disk since the start, and were repaired or are fetched again: replace the disk")
+			}
 			for _, w := range s.Worries {
 				out.row("look at", w)
 			}
