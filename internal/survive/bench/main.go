@@ -41,10 +41,26 @@ func run(ctx context.Context) error {
 		}
 	}
 	fmt.Fprintln(os.Stderr, "SEED", seed)
+	if err := rot(ctx); err != nil {
+		return err
+	}
 	if err := powerCuts(ctx, seed); err != nil {
 		return err
 	}
 	return killNode(ctx, seed)
+}
+
+func rot(ctx context.Context) error {
+	w, err := survive.NewWorld(io.Discard)
+	if err != nil {
+		return err
+	}
+	r, err := w.Rot(ctx)
+	for _, why := range r.Why {
+		fmt.Fprintln(os.Stderr, why)
+	}
+	fmt.Printf("bitrot_served %d\nbitrot_served_trials %d\nbitrot_crashes %d\nbitrot_crashes_trials %d\nbitrot_missed %d\nbitrot_missed_trials %d\n", r.Served, r.Flips, r.Crashes, r.Flips, r.Missed, r.Flips)
+	return err
 }
 
 // killNode needs bin/perigee.
