@@ -53,12 +53,13 @@ type Row struct {
 	Revisions   map[RevisionID]Warmth `json:"revisions,omitempty"`
 	Trials      map[RevisionID]Trial  `json:"trials,omitempty"` // of revisions that did not pass here (yet)
 	Load        Load                  `json:"load"`
-	Memory      Bytes                 `json:"memory,omitempty"`  // what it has for guests; 0 = not told
-	Near        map[string]uint32     `json:"near,omitempty"`    // round trips to hosts that policies want to be near to, in microseconds
-	Uses        map[string]Use        `json:"uses,omitempty"`    // by function: what came in and ran here lately; the idle are left out
-	Extra       map[string][]NodeID   `json:"extra,omitempty"`   // by function: the holders that demand asks for, where this node decides it
-	Sealing     []byte                `json:"sealing,omitempty"` // X25519 key to which others seal what this node may read
-	Digest      Digest                `json:"digest"`            // of all desired records it holds; equal digests mean equal state
+	ClockOff    Duration              `json:"clock_off,omitempty"` // how far its clock is behind the median of its peers', in steps of 100 ms; negative = ahead
+	Memory      Bytes                 `json:"memory,omitempty"`    // what it has for guests; 0 = not told
+	Near        map[string]uint32     `json:"near,omitempty"`      // round trips to hosts that policies want to be near to, in microseconds
+	Uses        map[string]Use        `json:"uses,omitempty"`      // by function: what came in and ran here lately; the idle are left out
+	Extra       map[string][]NodeID   `json:"extra,omitempty"`     // by function: the holders that demand asks for, where this node decides it
+	Sealing     []byte                `json:"sealing,omitempty"`   // X25519 key to which others seal what this node may read
+	Digest      Digest                `json:"digest"`              // of all desired records it holds; equal digests mean equal state
 }
 
 // Use is what a node saw of one function during the last minute or so.

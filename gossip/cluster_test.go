@@ -486,16 +486,23 @@ func TestNoMembership(t *testing.T) {
 	})
 }
 
-// TestManyMembers has a few dozen nodes join at once.
+// TestManyMembers has many nodes join at once through one seed.
 func TestManyMembers(t *testing.T) {
-	if testing.Short() {
+	size := 25
+	if figures {
+		size = 100
+	} else if testing.Short() {
 		t.Skip("takes some seconds")
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		nodes := w.fleet(30)
+		nodes := w.fleet(size)
 		took := within(t, 90*time.Second, "all see all", func() bool { return allAlive(nodes...) })
 		t.Logf("all of %d see all after %s", len(nodes), took)
+		if took > 30*time.Second {
+			t.Errorf("views were full after %s, want 30 s", took)
+		}
+		figure("sim_join100_s", took.Seconds())
 		rev, ptr := w.deploy("operator", manifest("hello"))
 		nodes[7].submit(t, rev, ptr)
 		took = within(t, 3*time.Second, "a deploy is everywhere", func() bool { return hasFunction("hello", nodes...) })

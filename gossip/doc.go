@@ -55,7 +55,7 @@
 // Rows come in two tiers: detail in the region, and a few changes from elsewhere. A change that
 // routing depends on is pushed to all. Load and digests are pushed in the region only, at most 20
 // rows a second of a region together, and cross into another by comparison, where a row is replaced
-// at most every five seconds. Rows that did not change are not pushed. Comparisons are with six
+// at most every three seconds, in a large cluster less often. Rows that did not change are not pushed. Comparisons are with six
 // peers, which change every hour, so that an idle node has few connections.
 //
 // # The core

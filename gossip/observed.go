@@ -19,7 +19,7 @@ func (g *Gossip) observe(now time.Time) {
 	size := len(g.observed().Nodes)
 	g.mu.Lock()
 	states, rows, dropped := g.core.rows.sweep(now, func(s *rowState) perigee.NodeState {
-		return liveness(now, s, g.members.get(s.row.Node), beat(size))
+		return liveness(now, s, g.members.get(s.row.Node), beat(size), verdictHold(size))
 	})
 	for _, id := range dropped {
 		g.core.clock.forget(id)
@@ -43,6 +43,7 @@ func (g *Gossip) observe(now time.Time) {
 		g.metrics.Peers.WithLabelValues(string(state)).Set(float64(counts[state]))
 	}
 	g.metrics.ClockOff.Set(off.Seconds())
+	g.own.setClockOff(off)
 	if keepSame(g.observed().Nodes, nodes) {
 		return
 	}
@@ -67,7 +68,7 @@ func keepSame(old, new map[perigee.NodeID]*perigee.Peer) bool {
 // node's own, which changes before it is signed again.
 func samePeer(p, q *perigee.Peer) bool {
 	return p.Incarnation == q.Incarnation && p.Seq == q.Seq && p.State == q.State && p.Expires.Equal(q.Expires) &&
-		p.Load == q.Load && p.Draining == q.Draining && p.HTTPS == q.HTTPS && p.Addr == q.Addr && p.Version == q.Version &&
+		p.Load == q.Load && p.Draining == q.Draining && p.HTTPS == q.HTTPS && p.Addr == q.Addr && p.Version == q.Version && p.ClockOff == q.ClockOff &&
 		p.Row.Digest == q.Row.Digest && maps.Equal(p.Revisions, q.Revisions) && maps.Equal(p.Trials, q.Trials) && p.Memory == q.Memory &&
 		maps.Equal(p.Near, q.Near) && maps.Equal(p.Uses, q.Uses) && sameExtra(p.Extra, q.Extra)
 }

@@ -52,7 +52,7 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	row.Revisions, row.Trials = maps.Clone(row.Revisions), maps.Clone(row.Trials)
 	change(&row)
 	row.Revisions, row.Trials = maps.Clone(row.Revisions), maps.Clone(row.Trials) // the caller may keep its own
-	row.Node, row.Incarnation, row.Seq, row.Digest, row.Sealing = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest, o.row.Sealing
+	row.Node, row.Incarnation, row.Seq, row.Digest, row.Sealing, row.ClockOff = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest, o.row.Sealing, o.row.ClockOff
 	loud := row.Addr != o.row.Addr || row.HTTPS != o.row.HTTPS || row.Version != o.row.Version ||
 		row.Draining != o.row.Draining || !maps.Equal(row.Revisions, o.row.Revisions) || !maps.Equal(row.Trials, o.row.Trials)
 	loud = loud || !sameExtra(row.Extra, o.row.Extra)
@@ -74,6 +74,16 @@ func (o *ownRow) setDigest(d perigee.Digest) {
 	defer o.mu.Unlock()
 	if o.row.Digest != d {
 		o.row.Digest, o.quiet = d, true
+		o.wakeLocked()
+	}
+}
+
+// setClockOff notes how far this node's clock is behind its peers'.
+func (o *ownRow) setClockOff(off time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if d := perigee.Duration(off.Round(100 * time.Millisecond)); o.row.ClockOff != d {
+		o.row.ClockOff, o.quiet = d, true
 		o.wakeLocked()
 	}
 }

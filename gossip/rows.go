@@ -23,8 +23,10 @@ const (
 	lastWord = math.MaxUint64
 	// shownDead is how long a node that died or left stays in the View.
 	shownDead = 10 * time.Minute
-	// farSpacing is how long a row of another region stays before a comparison replaces it.
-	farSpacing = 5 * time.Second
+	// farSpacing and farEach, times the number of nodes, are how long a row of another region stays
+	// before a comparison replaces it.
+	farSpacing = 3 * time.Second
+	farEach    = 30 * time.Millisecond
 	// remembered is how long the mark of a dropped row is kept, so that a peer that drops it later
 	// does not bring it back.
 	remembered = 24 * time.Hour
@@ -40,7 +42,7 @@ type rowVerifier func(signed record.SignedRow, row perigee.Row, old *rowState, n
 //
 // There are two tiers. Rows of the same region are pushed on every change. A change that routing
 // depends on is pushed to everybody; all others cross into another region by comparison only, and
-// there a row is replaced at most every farSpacing.
+// there a row is replaced at most every three seconds, in a large cluster less often.
 type rowTable struct {
 	self   perigee.NodeID
 	region perigee.Region
@@ -240,6 +242,11 @@ func (t *rowTable) marks() []mark {
 	return marks[:min(len(marks), maxNodes)]
 }
 
+// fresh reports whether a row came so lately that its successor may wait, where it is one of another region.
+func (t *rowTable) fresh(s *rowState, region perigee.Region, now time.Time) bool {
+	return s.claims.Region != region && now.Sub(s.taken) < max(farSpacing, farEach*time.Duration(len(t.rows)))
+}
+
 // sum returns a digest of the marks.
 func (t *rowTable) sum() perigee.Digest {
 	h := digest.New()
@@ -261,7 +268,7 @@ func (t *rowTable) lacks(theirs []mark, now time.Time) (want []perigee.NodeID) {
 		if ok && !m.newer(have.mark) || len(want) >= maxItems {
 			continue
 		}
-		if s != nil && s.claims.Region != t.region && now.Sub(s.taken) < farSpacing && m.Seq != lastWord {
+		if s != nil && t.fresh(s, t.region, now) && m.Seq != lastWord {
 			continue
 		}
 		want = append(want, m.Node)
@@ -281,7 +288,7 @@ func (t *rowTable) gives(theirs []mark, to perigee.Region, now time.Time) (rows 
 	for _, id := range slices.Sorted(maps.Keys(t.rows)) {
 		s := t.rows[id]
 		m, ok := known[id]
-		far := s.claims.Region != to && now.Sub(s.taken) < farSpacing && s.row.Seq != lastWord
+		far := t.fresh(s, to, now) && s.row.Seq != lastWord
 		if !ok || markOf(&s.row).newer(m) && !far {
 			ids = append(ids, id)
 		}

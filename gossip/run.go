@@ -38,8 +38,11 @@ func (g *Gossip) Run(ctx context.Context) error {
 	defer cancel()
 	t := newTransport(ctx, g.conf.Mesh, g.conf.Advertise, g.logger)
 	d := &memberDelegate{
-		revoked: func(id perigee.NodeID) bool { return g.View().Desired.Revoked[id] },
-		count:   func() int { return len(g.members.alive()) }, logger: g.logger,
+		peer: func(id perigee.NodeID) (*perigee.Peer, bool) {
+			v := g.View()
+			return v.Observed.Nodes[id], v.Desired.Revoked[id]
+		},
+		count: func() int { return len(g.members.alive()) }, logger: g.logger,
 	}
 	list, err := memberlist.Create(memberConfig(g.self, g.conf.GossipKey, t, &g.members, d, g.logger))
 	if err != nil {
@@ -173,7 +176,7 @@ func (g *Gossip) joinLoop(ctx context.Context, list *memberlist.Memberlist) {
 			wait(ctx, joinAgain)
 			continue
 		}
-		wait(ctx, delay)
+		wait(ctx, delay/2+rand.N(delay)) // a hundred nodes that start together do not knock together
 		delay = min(2*delay, joinMost)
 	}
 }

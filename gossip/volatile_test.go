@@ -197,7 +197,7 @@ func TestGoneRow(t *testing.T) {
 func TestLiveness(t *testing.T) {
 	now := time.Now()
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
-	const b = baseBeat
+	const b, hold = baseBeat, 500 * time.Millisecond
 	live := rowState{expires: now.Add(time.Hour), row: perigee.Row{Seq: 3}}
 	left, expired, beating, stale := live, live, live, live
 	left.row.Seq = lastWord
@@ -215,7 +215,8 @@ func TestLiveness(t *testing.T) {
 		{"certificate over", expired, member{alive: true}, perigee.NodeDead},
 		{"never heard of", live, member{}, ""},
 		{"dead", live, member{since: ago(time.Second)}, perigee.NodeDead},
-		{"dead, beat before", beating, member{since: ago(0)}, perigee.NodeDead},
+		{"dead since a moment", live, member{since: ago(hold / 2)}, perigee.NodeSuspect},
+		{"dead, beat before", beating, member{since: ago(hold)}, perigee.NodeDead},
 		{"dead, row still passed around", beating, member{since: ago(2 * time.Second)}, perigee.NodeDead},
 		{"called dead, beats", beating, member{since: ago(3 * b)}, perigee.NodeSuspect},
 		{"called dead, answers", live, member{since: ago(3 * time.Second), contact: ago(time.Second)}, perigee.NodeSuspect},
@@ -226,7 +227,7 @@ func TestLiveness(t *testing.T) {
 		{"not listed, silent for long", stale, member{contact: ago(time.Minute)}, perigee.NodeDead},
 	}
 	for _, tt := range tests {
-		if got := liveness(now, &tt.row, tt.m, b); got != tt.want {
+		if got := liveness(now, &tt.row, tt.m, b, hold); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
@@ -455,8 +456,20 @@ func TestBrokenSocket(t *testing.T) {
 
 func TestMemberDelegate(t *testing.T) {
 	count := 0
-	d := &memberDelegate{revoked: func(id perigee.NodeID) bool { return id == "gone-1" }, count: func() int { return count }, logger: slog.New(slog.DiscardHandler)}
-	for name, ok := range map[string]bool{"fra-1": true, "": false, "Bad Name": false, "gone-1": false} {
+	var logged strings.Builder
+	d := &memberDelegate{
+		peer: func(id perigee.NodeID) (*perigee.Peer, bool) {
+			return map[perigee.NodeID]*perigee.Peer{"old-1": {Expires: time.Now().Add(-time.Hour)}, "fra-1": {Expires: time.Now().Add(time.Hour)}}[id], id == "gone-1"
+		},
+		count: func() int { return count }, logger: slog.New(slog.NewTextHandler(&logged, nil)),
+	}
+	for range 100 {
+		d.NotifyConflict(&memberlist.Node{Name: "fra-1"}, &memberlist.Node{Name: "fra-1", Port: 1})
+	}
+	if n := strings.Count(logged.String(), "two members have one name"); n != 1 {
+		t.Errorf("a hundred conflicts are logged %d times", n)
+	}
+	for name, ok := range map[string]bool{"fra-1": true, "new-1": true, "": false, "Bad Name": false, "gone-1": false, "old-1": false} {
 		if err := d.NotifyAlive(&memberlist.Node{Name: name}); (err == nil) != ok {
 			t.Errorf("NotifyAlive of %q: %v", name, err)
 		}

@@ -257,7 +257,8 @@ type network struct {
 	ports   map[netip.AddrPort]*port
 	ids     map[perigee.NodeID]*port // the last of each node
 	delay   time.Duration
-	loss    float64 // of packets
+	loss    float64        // of packets
+	slow    perigee.NodeID // runs for 5 ms of every 100 only, as with 5 % of a processor
 	blocked func(from, to perigee.NodeID) bool
 	rng     *rand.Rand
 }
@@ -303,6 +304,24 @@ func (n *network) attachAt(id perigee.NodeID, claims perigee.NodeClaims, addr ne
 func addrOf(id perigee.NodeID) netip.AddrPort {
 	d := record.ID([]byte(id))
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, d[0], d[1], d[2]}), 7443)
+}
+
+// gate returns how long something waits until both ends have a processor. Mu is held.
+func (n *network) gate(ends ...*port) (d time.Duration) {
+	for _, p := range ends {
+		if p != nil && p.claims.ID == n.slow {
+			if at := time.Duration(time.Now().Add(d).UnixNano()) % (100 * time.Millisecond); at > 5*time.Millisecond {
+				d += 100*time.Millisecond - at
+			}
+		}
+	}
+	return d
+}
+
+func (n *network) gateTo(from *port, to netip.AddrPort) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.gate(from, n.ports[to])
 }
 
 func (n *network) partition(blocked func(from, to perigee.NodeID) bool) {
@@ -355,7 +374,7 @@ func (p *port) Call(ctx context.Context, to perigee.NodeID, path string, body []
 }
 
 func (p *port) CallAddr(ctx context.Context, to netip.AddrPort, path string, body []byte) ([]byte, error) {
-	wait(ctx, p.net.delay)
+	wait(ctx, p.net.delay+p.net.gateTo(p, to))
 	peer := p.net.find(p, to)
 	if peer == nil { // nothing answers: silence until the caller gives up
 		<-ctx.Done()
@@ -368,7 +387,7 @@ func (p *port) CallAddr(ctx context.Context, to netip.AddrPort, path string, bod
 	r = r.WithContext(context.WithValue(ctx, peerKey{}, p.claims))
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, r)
-	wait(ctx, p.net.delay)
+	wait(ctx, p.net.delay+p.net.gateTo(p, to))
 	if p.net.find(p, to) == nil {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -382,12 +401,13 @@ func (p *port) CallAddr(ctx context.Context, to netip.AddrPort, path string, bod
 func (p *port) WritePacket(b []byte, to netip.AddrPort) error {
 	p.net.mu.Lock()
 	lost := p.net.rng.Float64() < p.net.loss
+	delay := p.net.delay + p.net.gate(p, p.net.ports[to])
 	p.net.mu.Unlock()
 	if lost {
 		return nil
 	}
 	packet := simPacket{slices.Clone(b), p.addr}
-	time.AfterFunc(p.net.delay, func() {
+	time.AfterFunc(delay, func() {
 		if peer := p.net.find(p, to); peer != nil {
 			select {
 			case peer.packets <- packet:
@@ -408,7 +428,7 @@ func (p *port) ReadPacket(ctx context.Context, b []byte) (int, netip.AddrPort, e
 }
 
 func (p *port) DialStream(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	wait(ctx, 2*p.net.delay)
+	wait(ctx, 2*(p.net.delay+p.net.gateTo(p, to)))
 	peer := p.net.find(p, to)
 	if peer == nil {
 		<-ctx.Done()

@@ -31,7 +31,7 @@ func newNodeLs(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := newTable("NODE", "REGION", "STATE", "ADDRESS", "RTT", "WARM", "ROLES", "VERSION", "CERTIFICATE")
+			out := newTable("NODE", "REGION", "STATE", "ADDRESS", "RTT", "WARM", "ROLES", "VERSION", "CLOCK", "CERTIFICATE")
 			for _, n := range nodes {
 				state, rtt := string(n.State), millis(time.Duration(n.RTT))
 				if n.Draining {
@@ -47,11 +47,22 @@ func newNodeLs(t *target) *cobra.Command {
 					}
 				}
 				out.row(string(n.ID), string(n.Region), state, n.Addr.String(), rtt, fmt.Sprint(warm), joined(n.Roles), n.Version,
-					daysLeft(n.Expires))
+					clockOff(n.ClockOff), daysLeft(n.Expires))
 			}
 			return t.print(cmd, nodes, out)
 		},
 	}
+}
+
+// clockOff says how wrong a clock is, by the median of its peers'.
+func clockOff(d perigee.Duration) string {
+	switch {
+	case d > 0:
+		return time.Duration(d).String() + " behind"
+	case d < 0:
+		return time.Duration(-d).String() + " ahead"
+	}
+	return "right"
 }
 
 func daysLeft(t time.Time) string {
