@@ -95,6 +95,7 @@ bench-cluster: bin/perigee ## figures of clusters, simulated, real, and real in 
 	go run ./internal/survive/bench
 	go run ./internal/lab/bench -only converge,heal,bundle,join,hundred,detect
 	PERIGEE_FIGURES=1 go test -count=1 -timeout 20m -run '^(TestFalseDeaths|TestDetect|TestManyMembers)$$' -v ./gossip | sed -n 's/^FIGURE //p'
+	PERIGEE_FIGURES=1 go test -count=1 -timeout 20m -run '^TestIdleBytes$$' -v ./node | sed -n 's/^FIGURE //p'
 
 .PHONY: bench-routing
 bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, root): cost over the round trip, a node that dies
