@@ -4,6 +4,8 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 WASMTIME    := github.com/bytecodealliance/wasmtime-go/v39
 WIZER       := @bytecodealliance/wizer@11.0.3
+CADDY       := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
+H2SPEC      := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 PORT     ?= 8443
@@ -63,6 +65,20 @@ bin/pebble: # an ACME server for tests
 .PHONY: test-acme
 test-acme: bin/pebble ## certificates of a public CA, with Pebble and separate processes (needs curl)
 	PERIGEE_PEBBLE=$(CURDIR)/bin/pebble go test -count=1 -run '^TestACME$$' ./cmd/perigee
+
+.PHONY: bin/front
+bin/front: bin/perigee bin/pebble # what the figures of the front door need
+	cd bench/front && go build -o ../../bin/front .
+	GOBIN=$(CURDIR)/bin go install $(CADDY)
+	GOBIN=$(CURDIR)/bin go install $(H2SPEC)
+
+.PHONY: bench-front
+bench-front: bin/front ## the front door beside Caddy and a bare server (needs wrk and h2load)
+	cd bench/front && ../../bin/front ../../bin
+
+.PHONY: bench-certs
+bench-certs: bin/front ## certificates of a public CA on three nodes: time, storms, kills
+	cd bench/front && ../../bin/front -acme ../../bin
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

@@ -67,6 +67,7 @@ type Node struct {
 
 	LogLevel  string `toml:"log_level"`  // "debug", "info", "warn" or "error"
 	LogFormat string `toml:"log_format"` // "text" or "json"
+	AccessLog string `toml:"access_log"` // file; "" = none, "-" = standard output
 }
 
 // Default returns the settings of an empty file.

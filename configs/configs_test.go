@@ -71,8 +71,8 @@ log_level = "debug"
 func TestParseErrors(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"lsiten = ':1'", `f.toml:1:1: unknown key "lsiten" at the top level; did you mean "listen"?`},
-		{"region = 'fra'", `f.toml:1:1: unknown key "region" at the top level; known: acme_directory, `},
-		{"[mesh]\nlisten = ':1'", `f.toml:1:2: unknown key "mesh" at the top level; known: acme_directory, `},
+		{"region = 'fra'", `f.toml:1:1: unknown key "region" at the top level; known: access_log, `},
+		{"[mesh]\nlisten = ':1'", `f.toml:1:2: unknown key "mesh" at the top level; known: access_log, `},
 		{"id = 'Fra'", `f.toml:1:1: id: "Fra" contains 'F'`},
 		{"data_dir = ''", `f.toml:1:1: data_dir: the path is empty`},
 		{"listen = ''", `f.toml:1:1: listen: a node can't do without the mesh: use an address like "0.0.0.0:7443"`},

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -84,6 +85,8 @@ type Config struct {
 
 	MaxConns      int // open connections of clients; default 20,000
 	MaxConnsPerIP int // of one client: an IPv4 address, or an IPv6 network of 64 bits; default 500
+
+	AccessLog io.Writer // gets a line of JSON per request, one Write each; nil = none
 
 	Logger  *slog.Logger // nil = slog.Default()
 	Metrics *Metrics     // nil = not registered anywhere

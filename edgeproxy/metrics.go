@@ -18,6 +18,7 @@ type Metrics struct {
 	inFlight prometheus.Gauge
 
 	refusedConns prometheus.Counter
+	droppedLines prometheus.Counter
 
 	done [len(statusClasses)][len(startLabels)]prometheus.Counter // requests, looked up once
 	time [len(wheres)]prometheus.Observer
@@ -61,6 +62,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m.refusedConns = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "perigee_edgeproxy_refused_connections_total", Help: "Connections of clients closed at once, since there were too many.",
 	})
+	m.droppedLines = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "perigee_edgeproxy_access_log_dropped_total", Help: "Lines of the access log that were lost, since the disk was slow or full.",
+	})
 	for i, status := range statusClasses {
 		for j, start := range startLabels {
 			m.done[i][j] = m.requests.WithLabelValues(status, start)
@@ -69,7 +73,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for i, where := range wheres {
 		m.time[i] = m.seconds.WithLabelValues(where)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.certs, m.inFlight, m.refusedConns)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.certs, m.inFlight, m.refusedConns, m.droppedLines)
 	return m
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,9 +24,10 @@ type Proxy struct {
 
 	census    *census
 	listeners []listener
-	h3        *h3    // nil = no HTTP/3
-	altSvc    string // tells clients of it; "" = no HTTP/3
-	certs     *certs // nil = no HTTPS
+	h3        *h3        // nil = no HTTP/3
+	altSvc    string     // tells clients of it; "" = no HTTP/3
+	certs     *certs     // nil = no HTTPS
+	access    *accessLog // nil = none
 
 	front    gate // requests of clients
 	hops     gate // requests of peers
@@ -47,6 +49,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), buffers: newBuffers()}
 	p.census = newCensus(cfg.MaxConns, cfg.MaxConnsPerIP)
+	if cfg.AccessLog != nil {
+		p.access = newAccessLog(cfg.AccessLog, p.metrics.droppedLines.Inc)
+	}
 	if cfg.OnHTTP3 != nil {
 		p.h3 = newH3(p, cfg.OnHTTP3)
 		if _, port, err := net.SplitHostPort(cfg.OnHTTP3.LocalAddr().String()); err == nil {
@@ -120,6 +125,12 @@ func (p *Proxy) Run(ctx context.Context) error {
 	for _, l := range p.listeners {
 		l.server.BaseContext = func(net.Listener) context.Context { return ctx }
 		group.Go(func() error { return p.listen(l) })
+	}
+	if p.access != nil {
+		writing, written := context.WithCancel(context.Background())
+		var last sync.WaitGroup
+		last.Go(func() { _ = p.access.run(writing) })
+		defer func() { written(); last.Wait() }() // after the last request
 	}
 	if p.h3 != nil {
 		group.Go(func() error { return p.h3.run(failed) })

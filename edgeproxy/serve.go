@@ -26,6 +26,7 @@ type visit struct {
 	in    *http.Request // as it came; not changed
 	out   *http.Request // as it goes on; nil until it is known where to
 	facts facts
+	trace trace
 	host  string // canonical
 
 	view    *perigee.View
@@ -60,6 +61,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, settled: v.settled, stall: &v.stall}
 	if r.TLS != nil && r.ProtoMajor < 3 && !p.draining.Load() {
 		v.answer.altSvc = p.altSvc
+	}
+	if _, has := r.Header[headerTrace]; has || p.access != nil { // else nobody would see it
+		v.trace = traceOf(r.Header)
 	}
 	p.metrics.inFlight.Inc()
 	defer v.end()
@@ -189,6 +193,9 @@ func (v *visit) serve(w http.ResponseWriter) {
 	}
 	v.out = r.WithContext(ctx)
 	v.out.Header = fromClient(r.Header)
+	if v.trace != (trace{}) {
+		v.trace.put(v.out.Header)
+	}
 	if v.out.URL = cleanURL(r.URL, query); v.out.URL != r.URL {
 		v.out.RequestURI = v.out.URL.RequestURI()
 	}
@@ -284,6 +291,9 @@ func (v *visit) end() {
 		gaveUp(v.in.Context())
 	}
 	p.metrics.request(v.answer.status, v.receipt.Start, v.where, took)
+	if p.access != nil {
+		p.access.visit(v, took)
+	}
 	ctx := v.in.Context()
 	if !p.log.Enabled(ctx, slog.LevelDebug) {
 		return

@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -43,6 +44,7 @@ type Config struct {
 	MaxConnsPerIP int            // of one client; default: edgeproxy's
 	MinBodyRate   int64          // bytes a second that a request's body must come with; default: edgeproxy's, negative = any
 	ACME          acme.Config    // the public CA for web certificates; without a Directory: none, the cluster's own CA does
+	AccessLog     io.Writer      // gets a line of JSON per request; nil = none
 	ProxyProtocol []netip.Prefix // load balancers that begin each TCP connection with a PROXY header
 	Trusted       []netip.Prefix // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
 

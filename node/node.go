@@ -219,7 +219,7 @@ func (n *Node) wireFront(web *webSigner) error {
 		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
 		Shared: n.webCerts.forHost, Challenges: n.challenges,
 		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate,
-		ProxyProtocol: n.cfg.ProxyProtocol, Trusted: n.cfg.Trusted,
+		AccessLog: n.cfg.AccessLog, ProxyProtocol: n.cfg.ProxyProtocol, Trusted: n.cfg.Trusted,
 		Receipt: n.cfg.Receipt, Steer: n.cfg.Steer, Logger: n.log, Metrics: edgeproxy.NewMetrics(n.registry),
 	})
 	return err

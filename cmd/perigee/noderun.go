@@ -195,9 +195,15 @@ func (r *runner) run(ctx context.Context) error {
 		r.socket.Close()
 		return err
 	}
+	access, err := openAccessLog(r.path, r.cfg.AccessLog, r.stdout)
+	if err != nil {
+		r.socket.Close()
+		return err
+	}
+	defer access.Close()
 	n, err := node.New(node.Config{
-		ACME: ca,
-		Dir:  r.dir(), Socket: r.socket, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
+		ACME: ca, AccessLog: access.Writer,
+		Dir: r.dir(), Socket: r.socket, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
 		AdminSocket: node.SocketPath(socketOf(r.path, r.cfg)), Admit: admit, MemoryBudget: r.cfg.Memory, MaxResponse: r.cfg.MaxResponse,
 		DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny,
 		GeoDatabases: besideAll(r.path, r.cfg.GeoDatabases), DNS: r.cfg.DNS, DNSZones: r.cfg.DNSZones, DNSServers: r.cfg.DNSServers,
@@ -209,6 +215,36 @@ func (r *runner) run(ctx context.Context) error {
 		return err
 	}
 	return n.Run(ctx)
+}
+
+// accessFile is where the access log goes.
+type accessFile struct {
+	io.Writer
+	file *os.File // nil = not ours to close
+}
+
+// openAccessLog opens the file for appending, so that it can be cut off by whoever rotates logs.
+func openAccessLog(path, name string, stdout io.Writer) (accessFile, error) {
+	switch name {
+	case "":
+		return accessFile{}, nil
+	case "-":
+		return accessFile{Writer: stdout}, nil
+	}
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(filepath.Dir(path), name)
+	}
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	if err != nil {
+		return accessFile{}, fmt.Errorf("access_log: %w", err)
+	}
+	return accessFile{f, f}, nil
+}
+
+func (a accessFile) Close() {
+	if a.file != nil {
+		a.file.Close()
+	}
 }
 
 // acmeConfig is the public CA that the settings name; none without a mail address.

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// perigeeNode is a node in a directory of its own.
+type perigeeNode struct {
+	bin, dir string
+}
+
+func (n perigeeNode) run(args ...string) (string, error) {
+	c := exec.Command(n.bin, args...)
+	c.Dir = n.dir
+	c.Env = append(os.Environ(), "PERIGEE_HOME="+filepath.Join(n.dir, "home"))
+	out, err := c.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("perigee %v: %w\n%s", args, err, out)
+	}
+	return string(bytes.TrimSpace(out)), nil
+}
+
+// until runs a command until it succeeds.
+func (n perigeeNode) until(limit time.Duration, ok func(out string) bool, args ...string) error {
+	var out string
+	var err error
+	for began := time.Now(); time.Since(began) < limit; time.Sleep(100 * time.Millisecond) {
+		if out, err = n.run(args...); err == nil && ok(out) {
+			return nil
+		}
+	}
+	return fmt.Errorf("perigee %v within %v: %v\n%s", args, limit, err, out)
+}
+
+// startNode runs a node with examples/hello, isolated, at localhost.
+func startNode(bin, dir string) (*server, error) {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return nil, err
+	}
+	n := perigeeNode{bin, filepath.Join(dir, "node")}
+	if err := os.MkdirAll(filepath.Join(n.dir, "hello"), 0o700); err != nil {
+		return nil, err
+	}
+	build := exec.Command("go", "build", "-buildmode=c-shared", "-o", filepath.Join(n.dir, "hello", "hello.wasm"), ".")
+	build.Dir, build.Env = "../../examples/hello", append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build examples/hello: %w\n%s", err, out)
+	}
+	manifest := "name = \"hello\"\nwasm = \"hello.wasm\"\n[[route]]\nhost = \"" + host + "\"\n"
+	if err := os.WriteFile(filepath.Join(n.dir, "hello", "perigee.toml"), []byte(manifest), 0o600); err != nil {
+		return nil, err
+	}
+	https := freeAddr()
+	if _, err := n.run("cluster", "init", "--region", "fra", "--listen", freeAddr(), "--https", https, "--http", "", "--admin-http", ""); err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(n.dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	s, err := start("isolated", https, log, bin, "node", "run", "--config", filepath.Join(n.dir, "node.toml"))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := n.run("deploy", "hello", "--wait", "1m"); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
