@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -22,16 +23,24 @@ const (
 // proxyTime is for the PROXY header of a load balancer, which sends it at once.
 const proxyTime = 5 * time.Second
 
-// session is one connection that carries many requests (h2, h3).
+// session is one connection of a client, which may carry many requests.
 type session struct {
 	end  func() // ends the connection, whatever is under way
 	gone *rate.Limiter
+	used atomic.Bool
 }
 
 type sessionKey struct{}
 
 func withSession(ctx context.Context, end func()) context.Context {
-	return context.WithValue(ctx, sessionKey{}, &session{end, rate.NewLimiter(goneRate, goneBurst)})
+	return context.WithValue(ctx, sessionKey{}, &session{end: end, gone: rate.NewLimiter(goneRate, goneBurst)})
+}
+
+// firstOfSession reports whether this is the first request of its connection: what is said of the server as a
+// whole need not be said again.
+func firstOfSession(ctx context.Context) bool {
+	s, ok := ctx.Value(sessionKey{}).(*session)
+	return !ok || !s.used.Load() && s.used.CompareAndSwap(false, true)
 }
 
 // gaveUp is told of each request that its client gave up.

@@ -68,9 +68,12 @@ func TestHTTP3(t *testing.T) {
 	}), newHops(), withH3(t, ca))
 	stop := run(t, p)
 
-	resp, _ := get(t, client(t, p, ca, true), "https://"+testHost+"/")
+	tcp := client(t, p, ca, true)
+	resp, _ := get(t, tcp, "https://"+testHost+"/")
 	_, port, _ := net.SplitHostPort(p.cfg.OnHTTP3.LocalAddr().String())
 	equal(t, "told over h2", resp.Header.Get("Alt-Svc"), fmt.Sprintf(`h3=":%s"; ma=86400`, port))
+	resp, _ = get(t, tcp, "https://"+testHost+"/")
+	equal(t, "told again", resp.Header.Get("Alt-Svc"), "")
 	resp, _ = get(t, client(t, p, ca, false), "http://"+testHost+"/")
 	equal(t, "told without TLS", resp.Header.Get("Alt-Svc"), "")
 

@@ -59,7 +59,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.receipt = Receipt{Entry: p.cfg.Region, Reason: ReasonRefused, ID: v.facts.id}
 	v.stall.init(w, r.ProtoMajor, p.cfg.StallTimeout)
 	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, settled: v.settled, stall: &v.stall}
-	if r.TLS != nil && r.ProtoMajor < 3 && !p.draining.Load() {
+	if r.TLS != nil && r.ProtoMajor < 3 && p.altSvc != "" && !p.draining.Load() && firstOfSession(r.Context()) {
 		v.answer.altSvc = p.altSvc
 	}
 	if _, has := r.Header[headerTrace]; has || p.access != nil { // else nobody would see it

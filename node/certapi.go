@@ -174,10 +174,10 @@ func (n *Node) challenges(ctx context.Context, host string) []acme.Challenge {
 }
 
 func (s *issuer) challengesHere(host string) []acme.Challenge {
-	if s.client == nil {
-		return nil
+	if c := s.client.Load(); c != nil {
+		return c.Challenges(host)
 	}
-	return s.client.Challenges(host)
+	return nil
 }
 
 // known returns what this node knows of its orders.
@@ -193,7 +193,7 @@ func (s *issuer) known() map[string]order {
 
 // renewNow orders a certificate anew at once.
 func (s *issuer) renewNow(name string) error {
-	if s.client == nil {
+	if s.client.Load() == nil {
 		return fmt.Errorf("renew %s: no public CA is configured on %s, which is responsible for it: see acme_email in node.toml", name, s.self())
 	}
 	s.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -34,10 +35,10 @@ type issuer struct {
 	m      *membership
 	gossip *gossip.Gossip
 	fetch  func(ctx context.Context, from perigee.NodeID, path string) ([]byte, error)
-	client *acme.Client // nil = no CA is configured: certificates are only handed on
-	domain string       // names directly below share a certificate; "" = none do
-	ca     string       // URL of the CA's directory
 	log    *slog.Logger
+	client atomic.Pointer[acme.Client] // nil = no CA is known: certificates are only handed on
+	own    bool                        // the CA is one of this node's settings
+	wanted time.Time                   // since when there is no account, though one is needed; of run's goroutine
 
 	slots chan struct{} // for orders
 	wg    sync.WaitGroup
@@ -68,6 +69,7 @@ const (
 	orderMost    = 4  // at once
 	orderDaily   = 10 // of one name: a CA's limits are near this
 	busyWait     = time.Second
+	accountTurn  = 3 * time.Second // for each issuer in turn
 	firstBackoff = 30 * time.Second
 	lastBackoff  = 2 * time.Hour
 	issuerAsk    = time.Second // for one other issuer
@@ -75,12 +77,10 @@ const (
 
 func newIssuer(n *Node, client *acme.Client) *issuer {
 	s := &issuer{
-		m: n.m, gossip: n.gossip, fetch: n.fetchControl, client: client, ca: n.cfg.ACME.Directory, log: n.log,
+		m: n.m, gossip: n.gossip, fetch: n.fetchControl, own: client != nil, log: n.log,
 		orders: map[string]*order{}, slots: make(chan struct{}, orderMost), wake: make(chan struct{}, 1),
 	}
-	if n.cfg.ACME.DNS != nil {
-		s.domain = n.m.genesis.Domain
-	}
+	s.client.Store(client)
 	return s
 }
 
@@ -116,10 +116,8 @@ func (s *issuer) run(ctx context.Context) error {
 func (s *issuer) look(ctx context.Context, now time.Time) time.Duration {
 	again := issuerEvery
 	view := s.gossip.View()
+	s.adopt(view)
 	begin := func(name string, e *perigee.WebEntry, f func(ctx context.Context, o *order) error) {
-		if s.responsible(view, name) != s.self() {
-			return
-		}
 		s.mu.Lock()
 		o := s.orders[name]
 		if o == nil {
@@ -135,10 +133,20 @@ func (s *issuer) look(ctx context.Context, now time.Time) time.Duration {
 		s.wg.Go(func() { s.try(ctx, name, o, f) })
 	}
 	names := s.names(view)
-	if account := view.Desired.Web[s.accountName()]; account == nil && len(names) > 0 {
-		begin(s.ca, nil, func(ctx context.Context, _ *order) error { return s.register(ctx) })
+	switch {
+	case len(names) == 0 || view.Desired.Web[s.accountName()] != nil:
+		s.wanted = time.Time{}
+	case s.wanted.IsZero():
+		s.wanted, again = now, 0
+	case now.Sub(s.wanted) >= time.Duration(s.rank(view))*accountTurn:
+		begin(s.directory(), nil, func(ctx context.Context, _ *order) error { return s.register(ctx) })
+	default:
+		again = accountTurn
 	}
 	for _, name := range names {
+		if s.responsible(view, name) != s.self() {
+			continue
+		}
 		e := view.Desired.Web[perigee.WebName{Item: perigee.WebCertificate, Name: name}]
 		begin(name, e, func(ctx context.Context, o *order) error { return s.orderIfDue(ctx, name, o, e) })
 	}
@@ -148,16 +156,21 @@ func (s *issuer) look(ctx context.Context, now time.Time) time.Duration {
 
 // names are those that want a certificate from the CA.
 func (s *issuer) names(view *perigee.View) (names []string) {
-	if s.client == nil {
+	client := s.client.Load()
+	if client == nil {
 		return nil
+	}
+	domain := ""
+	if client.Config().DNS != nil {
+		domain = view.Desired.Domain
 	}
 	for host := range view.Desired.Hosts() {
 		if !IsPublicHost(host) {
 			continue
 		}
 		name := host
-		if s.domain != "" && perigee.DirectlyBelow(host, s.domain) {
-			name = "*." + s.domain
+		if domain != "" && perigee.DirectlyBelow(host, domain) {
+			name = "*." + domain
 		}
 		if !slices.Contains(names, name) {
 			names = append(names, name)
@@ -165,6 +178,47 @@ func (s *issuer) names(view *perigee.View) (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// adopt takes over the CA that another issuer has shared the account of, if this node's settings have none: one
+// node's are enough.
+func (s *issuer) adopt(view *perigee.View) {
+	if s.own {
+		return
+	}
+	var latest *perigee.WebEntry
+	for name, e := range view.Desired.Web {
+		if name.Item == perigee.WebAccount && (latest == nil || e.Created.After(latest.Created)) {
+			latest = e
+		}
+	}
+	if has := s.client.Load(); latest == nil || has != nil && has.Config().Directory == latest.Name {
+		return
+	}
+	var a acme.Account
+	ok, err := s.m.unseal(latest, &a)
+	if err == nil && ok {
+		a.CA.Logger, a.CA.Agent = s.log, "perigee/"+perigee.Version
+		var client *acme.Client
+		if client, err = acme.New(a.CA); err == nil {
+			s.client.Store(client)
+		}
+	}
+	if err != nil {
+		s.log.Warn("take over the public CA from another issuer", "err", err)
+	}
+}
+
+// rank is this node's place among the issuers: they take turns to make the account, since not all may know
+// a CA.
+func (s *issuer) rank(view *perigee.View) int { return max(0, slices.Index(issuers(view), s.self())) }
+
+// directory returns the URL of the CA's directory; "" = no CA is known.
+func (s *issuer) directory() string {
+	if c := s.client.Load(); c != nil {
+		return c.Config().Directory
+	}
+	return ""
 }
 
 // issuers are the nodes with the role that are up.
@@ -264,7 +318,7 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 	forced := o.forced
 	s.mu.Unlock()
 	if old != nil && !forced {
-		renew, again := s.client.RenewAt(ctx, old)
+		renew, again := s.client.Load().RenewAt(ctx, old)
 		s.mu.Lock()
 		o.version, o.renew, o.asked = e.Version, renew, again
 		s.mu.Unlock()
@@ -292,7 +346,7 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 	o.made, o.forced = append(o.made, time.Now()), false
 	s.mu.Unlock()
 	began := time.Now()
-	cert, err := s.client.Order(ctx, account, name, old)
+	cert, err := s.client.Load().Order(ctx, account, name, old)
 	if err != nil {
 		return err
 	}
@@ -308,7 +362,7 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 }
 
 func (s *issuer) accountName() perigee.WebName {
-	return perigee.WebName{Item: perigee.WebAccount, Name: s.ca}
+	return perigee.WebName{Item: perigee.WebAccount, Name: s.directory()}
 }
 
 // account returns the cluster's account with the CA.
@@ -326,13 +380,13 @@ func (s *issuer) account() (*acme.Account, error) {
 
 // register makes the cluster's account, unless another issuer did meanwhile.
 func (s *issuer) register(ctx context.Context) error {
-	if s.orderedElsewhere(ctx, s.ca) {
+	if s.orderedElsewhere(ctx, s.directory()) {
 		return errBusy
 	}
 	if s.gossip.View().Desired.Web[s.accountName()] != nil {
 		return nil
 	}
-	a, err := s.client.Register(ctx)
+	a, err := s.client.Load().Register(ctx)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -268,6 +269,7 @@ func measureCerts(bin string) error {
 		if err := c.await(name, []int{0, 1, 2}, time.Minute); err != nil {
 			return err
 		}
+		log.Printf("%s: ready after %.1f s", name, time.Since(began).Seconds())
 		if i > 0 { // the first makes the account too
 			took = append(took, time.Since(began).Seconds())
 		}
@@ -346,6 +348,7 @@ func (c *caCluster) kills(module []byte) error {
 				continue
 			}
 			killed++
+			log.Printf("%s: %s is killed amid the order", name, who)
 			other := ip(3 - n)
 			resp, err := http.Post("http://"+c.dns+"/set-default-ipv4", "application/json", strings.NewReader(`{"ip":"`+other+`"}`))
 			if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -259,13 +258,8 @@ func acmeConfig(path string, cfg configs.Node) (ca acme.Config, err error) {
 		if !filepath.IsAbs(file) {
 			file = filepath.Join(filepath.Dir(path), file)
 		}
-		b, err := os.ReadFile(file)
-		if err != nil {
+		if ca.Roots, err = os.ReadFile(file); err != nil {
 			return ca, fmt.Errorf("acme_roots: %w", err)
-		}
-		ca.Roots = x509.NewCertPool()
-		if !ca.Roots.AppendCertsFromPEM(b) {
-			return ca, fmt.Errorf("acme_roots: %s has no certificate", file)
 		}
 	}
 	if cfg.ACMEDNS != "" {

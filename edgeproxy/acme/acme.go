@@ -28,16 +28,18 @@ import (
 // Protocol is what a CA that validates by tls-alpn-01 (RFC 8737) offers in its handshake, and nothing else.
 const Protocol = acmez.ACMETLS1Protocol
 
-// Config names the CA. It is not changed after New.
+// Config names the CA. It is not changed after New. All of it but the last two lines can be handed on to
+// another issuer; it is a secret then.
 type Config struct {
-	Directory string         // URL; required
-	Email     string         // where the CA writes to; "" = nowhere
-	EABKey    string         // id of the key of an account that the CA knows already; "" = none
-	EABMAC    string         // that key, base64url
-	Roots     *x509.CertPool // what the CA's own certificate leads to; nil = the system's
-	DNS       *DNS           // nil = no dns-01, and no wildcards
-	Agent     string         // names this program to the CA
-	Logger    *slog.Logger   // nil = slog.Default()
+	Directory string `json:"directory"`       // URL; required
+	Email     string `json:"email,omitempty"` // where the CA writes to; "" = nowhere
+	EABKey    string `json:"-"`               // id of the key of an account that the CA knows already; "" = none
+	EABMAC    string `json:"-"`               // that key, base64url; needed once
+	Roots     []byte `json:"roots,omitempty"` // PEM of what the CA's own certificate leads to; nil = the system's
+	DNS       *DNS   `json:"dns,omitempty"`   // nil = no dns-01, and no wildcards
+
+	Agent  string       `json:"-"` // names this program to the CA
+	Logger *slog.Logger `json:"-"` // nil = slog.Default()
 }
 
 // Client orders from one CA. It is safe for concurrent use.
@@ -48,6 +50,9 @@ type Client struct {
 	mu   sync.Mutex // guards open
 	open map[string][]Challenge
 }
+
+// Config returns what the client was made with.
+func (c *Client) Config() Config { return c.cfg }
 
 // Challenge is a CA's question about a host, with its answer.
 type Challenge struct {
@@ -74,11 +79,17 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	var roots *x509.CertPool
+	if cfg.Roots != nil {
+		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM(cfg.Roots) {
+			return nil, errors.New("acme: the file of the CA's roots has no certificate")
+		}
+	}
 	c := &Client{cfg: cfg, open: map[string][]Challenge{}}
 	c.proto.Client = &rfc8555.Client{
 		Directory: cfg.Directory, UserAgent: cfg.Agent, PollTimeout: time.Minute,
 		HTTPClient: &http.Client{Timeout: httpTimeout, Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: cfg.Roots}, IdleConnTimeout: time.Minute,
+			Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots}, IdleConnTimeout: time.Minute,
 		}},
 	}
 	c.proto.ChallengeSolvers = map[string]acmez.Solver{TypeHTTP: solver{c}, TypeTLS: solver{c}}
@@ -92,6 +103,7 @@ func New(cfg Config) (*Client, error) {
 type Account struct {
 	URL string `json:"url"`
 	Key []byte `json:"key"` // PKCS #8
+	CA  Config `json:"ca"`  // what it is an account of
 }
 
 // Register makes a new account with the CA.
@@ -113,7 +125,7 @@ func (c *Client) Register(ctx context.Context) (*Account, error) {
 		return nil, fmt.Errorf("make an account at %s: %w", c.cfg.Directory, err)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
-	return &Account{URL: a.Location, Key: der}, err
+	return &Account{URL: a.Location, Key: der, CA: c.cfg}, err
 }
 
 func (a *Account) open() (rfc8555.Account, error) {
