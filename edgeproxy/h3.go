@@ -150,12 +150,13 @@ func (h *h3) drain(ctx context.Context) error {
 func (h *h3) admit(ctx context.Context, conn *quic.Conn) {
 	census, host := h.p.census, clientOf(addrOf(conn.RemoteAddr()))
 	if census.enter() {
-		defer census.leave()
 		if census.enterHost(host) {
-			defer census.leaveHost(host)
 			h.serve(ctx, conn)
+			census.leaveHost(host)
+			census.leave()
 			return
 		}
+		census.leave() // before its client hears
 	}
 	h.p.metrics.refusedConns.Inc()
 	_ = conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), "too many connections")
