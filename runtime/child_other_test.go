@@ -5,3 +5,5 @@ package runtime_test
 func hogMain(string) int { return 2 }
 
 func bombsMain(string) int { return 2 }
+
+func pageOut() {}

@@ -5,11 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -19,15 +22,28 @@ import (
 
 const scribblerPages = 4
 
-// scribbler returns a guest that answers with a hash of its memory and the value of its global, and then
-// does to both what the body asks: address, kind, canary and length, of four bytes each. A guest that
-// sees nothing of other requests answers always the same.
+// scribbled are the files that the guest below sees.
+var scribbled = fstest.MapFS{"f": &fstest.MapFile{Data: []byte("as it is")}}
+
+// scribbler returns a guest that answers with a hash of its memory, the values of its globals, and what it
+// finds of files: whether there is one named canary, and the descriptor and the content of f. Then it does to
+// memory and globals what the body asks: address, kind, canary and length, of four bytes each; it tries to make
+// canary and to take f away, and leaves its descriptors open. A guest that sees nothing of other requests
+// answers always the same.
 func scribbler() *Module {
 	var m Module
 	write := m.Import("http_handler", "write_body", "iii:")
 	read := m.Import("http_handler", "read_body", "iii:I")
+	open := m.Import("wasi_snapshot_preview1", "path_open", "iiiiiIIii:i")
+	get4 := m.Import("wasi_snapshot_preview1", "fd_read", "iiii:i")
+	put := m.Import("wasi_snapshot_preview1", "fd_write", "iiii:i")
+	unlink := m.Import("wasi_snapshot_preview1", "path_unlink_file", "iii:i")
 	m.Memory(scribblerPages, 0)
 	m.Data(1000, "first content")
+	const canary, file, vector, descriptor = 1100, 1110, 1120, 64
+	m.Data(canary, "canary")
+	m.Data(file, "f")
+	m.Data(vector, "\x30\x00\x00\x00\x08") // 8 bytes at 48
 	m.Data(200_000, "more of it")
 	start := m.Global(1)
 	global := m.Global(77)
@@ -37,12 +53,21 @@ func scribbler() *Module {
 	when := func(kind int, then ...any) []byte {
 		return Cat(load(4), Const(kind), 0x46, 0x04, 0x40, Cat(then...), 0x0b)
 	}
+	pathOpen := func(path, length, flags int, rights int64, to int) []byte {
+		return Cat(Const(3), Const(0), Const(path), Const(length), Const(flags), Const64(rights), Const64(0), Const(0), Const(to), Call(open))
+	}
 	handler(&m,
-		Loop(0x20, 1, Const(31), 0x6c, 0x20, 0, 0x28, 2, 0, 0x6a, 0x21, 1, 0x20, 0, Const(4), 0x6a, 0x22, 0, 0x3f, 0, Const(16), 0x74, 0x49, 0x0d, 0),
-		store(16, 0x20, 1), store(20, get(global)), store(24, get(start)), store(28, 0x3f, 0), Const(1), Const(16), Const(16), Call(write),
+		Loop(0x20, 1, Const(31), 0x6c, 0x20, 0, 0x29, 3, 0, Const64(0x1e3779b97f4a7c15), 0x7e, Const64(32), 0x88, 0xa7, 0x6a, 0x21, 1, 0x20, 0, Const(8), 0x6a, 0x22, 0, 0x3f, 0, Const(16), 0x74, 0x49, 0x0d, 0),
+		store(16, 0x20, 1), store(20, get(global)), store(24, get(start)), store(28, 0x3f, 0),
+		store(32, pathOpen(canary, 6, 0, 2, descriptor)), store(36, pathOpen(file, 1, 0, 2, 40)),
+		load(40), Const(vector), Const(1), Const(44), Call(get4), drop,
+		Const(1), Const(16), Const(40), Call(write),
 		Const(0), Const(0), Const(16), Call(read), drop,
+		pathOpen(canary, 6, 9, 66, descriptor), 0x45, 0x04, 0x40, load(descriptor), Const(vector), Const(1), Const(44), Call(put), drop, 0x0b,
+		Const(3), Const(file), Const(1), Call(unlink), drop,
 		load(8), set(global), load(8), set(start),
 		load(0), load(8), load(12), 0xfc, 11, 0, // memory.fill
+		Const(0), Const(16), Const(16), Call(read), drop,
 		when(1, unreachable),
 		when(2, Loop(Br(0))),
 		when(3, Const(1), 0x40, 0, Const(16), 0x74, load(8), 0x36, 2, 0),
@@ -58,14 +83,14 @@ func scribble(t *testing.T, r *runtime.Runtime, id perigee.RevisionID, n int, se
 	answers := map[string]int{}
 	for range n {
 		kind := rng.IntN(40)
-		if kind == 2 && rng.IntN(8) > 0 {
+		if kind == 2 && rng.IntN(20) > 0 {
 			kind = 0 // deadlines take long
 		}
 		var body []byte
-		for _, v := range []int{32 + rng.IntN(scribblerPages<<16-40_000), kind, 1 + rng.Int()&0x7fffffff, rng.IntN(30_000)} {
+		for _, v := range []int{96 + rng.IntN(scribblerPages<<16-40_000), kind, 1 + rng.Int()&0x7fffffff, rng.IntN(30_000)} {
 			body = binary.LittleEndian.AppendUint32(body, uint32(v))
 		}
-		w, _, err := invoke(t, r, id, httptest.NewRequest("POST", "/", bytes.NewReader(body)))
+		w, _, err := invoke(t, r, id, httptest.NewRequest("POST", "/", &scribblerBody{body, n%200 == 0}))
 		var guest *runtime.GuestError
 		if fails := kind == 1 || kind == 2 || kind == 4; fails != errors.As(err, &guest) || (!fails && err != nil) {
 			t.Errorf("kind %d: %v", kind, err)
@@ -77,14 +102,32 @@ func scribble(t *testing.T, r *runtime.Runtime, id perigee.RevisionID, n int, se
 	return answers
 }
 
-// TestIsolation checks that no request sees what another left in memory and globals, also after traps,
-// deadlines and growth, with requests at once. What is right is what new instances answer; and the test
+// scribblerBody is a body at whose end, when the guest has scribbled, the kernel is asked to take the guests'
+// memory away, if press is set.
+type scribblerBody struct {
+	left  []byte
+	press bool
+}
+
+func (b *scribblerBody) Read(p []byte) (int, error) {
+	n := copy(p, b.left)
+	if b.left = b.left[n:]; n == 0 {
+		if b.press {
+			pageOut()
+		}
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// TestIsolation checks that no request sees what another left in memory, globals and files, also after traps,
+// deadlines, growth and while memory is short (where there is swap space), with requests at once. What is right is what new instances answer; and the test
 // must see it when instances are used again without a reset.
 func TestIsolation(t *testing.T) {
 	wasm := scribbler().Bytes()
 	answers := func(isolation string, reuse bool, n int) map[string]int {
 		r := open(t, runtime.Config{Logger: slog.New(slog.DiscardHandler), DisableReuse: !reuse})
-		err := r.Load(t.Context(), "f", runtime.Spec{Function: "f", Wasm: wasm, Isolation: isolation, Limits: perigee.Limits{Timeout: perigee.Duration(500 * time.Millisecond)}})
+		err := r.Load(t.Context(), "f", runtime.Spec{Function: "f", Wasm: wasm, Files: scribbled, Isolation: isolation, Limits: perigee.Limits{Timeout: perigee.Duration(500 * time.Millisecond)}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,8 +151,13 @@ func TestIsolation(t *testing.T) {
 	if len(oracle) != 1 {
 		t.Fatalf("new instances answer %v", oracle)
 	}
+	for answer := range oracle { // no canary, and f at the first descriptor with its content
+		if !strings.Contains(answer, "2c 00 00 00 00 00 00 00 04 00 00 00 08 00 00 00 61 73 20 69 74 20 69 73") {
+			t.Fatalf("new instances see of files %s", answer)
+		}
+	}
 	for _, reuse := range []bool{true, false} {
-		n := 3000
+		n := 10_000
 		if !reuse {
 			n = 200
 		}
