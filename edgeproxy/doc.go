@@ -46,6 +46,7 @@
 //	Perigee-Hop-Path       nodes the request has passed, joined by ","
 //	Perigee-Hop-Cold       "1": run it even if the revision must be loaded first
 //	Perigee-Hop-Depth      how many functions called one another to make this request; absent = a client did
+//	Perigee-Hop-From       the function that made it; with Depth
 //
 // The host is the request's own. The response of a peer carries, for the entry node only:
 //

@@ -175,7 +175,7 @@ func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, 
 	out.Body = view
 	meta := hopMeta{
 		facts: v.facts, function: v.fn.Name, revision: v.revision(c.Node), entry: cfg.Self,
-		path: []perigee.NodeID{cfg.Self}, cold: only || !c.Warm, depth: perigee.DepthFrom(ctx),
+		path: []perigee.NodeID{cfg.Self}, cold: only || !c.Warm, depth: perigee.DepthFrom(ctx), caller: perigee.CallerFrom(ctx),
 	}
 	sent := time.Now()
 	if deadline, ok := ctx.Deadline(); ok {

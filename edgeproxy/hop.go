@@ -95,17 +95,11 @@ func (p *Proxy) mayRun(r *http.Request, m *hopMeta, load perigee.Load) (*perigee
 		return nil, perigee.RefusedNotHere
 	case !loaded && !m.cold, !loaded && (mine == nil || mine.Live.ID != m.revision):
 		return nil, perigee.RefusedNotHere
-	case busy(load):
-		return nil, perigee.RefusedOverloaded
 	case m.timeout > 0 && m.timeout < leastTime:
 		return nil, perigee.RefusedDeadline
 	}
 	return fn, ""
 }
-
-// busy reports that a revision has more to do than a short queue can hold. The exact limit is
-// Local's, which may still refuse; this one answers before the body travels.
-func busy(l perigee.Load) bool { return l.Slots > 0 && l.InFlight >= 2*l.Slots }
 
 // The outcomes of a hop that was accepted; a code of refusal is one too.
 const (
@@ -125,7 +119,7 @@ func (p *Proxy) runHop(hw hopResponder, r *http.Request, m *hopMeta, fn *perigee
 		defer cancel()
 	}
 	if m.depth > 0 {
-		ctx = perigee.WithDepth(ctx, m.depth)
+		ctx = perigee.WithCall(ctx, m.depth, m.caller)
 	}
 	r = r.WithContext(ctx)
 	dropInternal(r.Header)

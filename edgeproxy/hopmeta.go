@@ -27,6 +27,7 @@ const (
 	hopPath     = "Perigee-Hop-Path"
 	hopCold     = "Perigee-Hop-Cold"
 	hopDepth    = "Perigee-Hop-Depth"
+	hopFrom     = "Perigee-Hop-From"
 
 	hopStart   = "Perigee-Hop-Start"
 	hopFuel    = "Perigee-Hop-Fuel"
@@ -65,12 +66,13 @@ type hopMeta struct {
 	timeout  time.Duration // 0 = none
 	path     []perigee.NodeID
 	cold     bool
-	depth    int // see perigee.DepthFrom
+	depth    int    // see perigee.DepthFrom
+	caller   string // see perigee.CallerFrom
 }
 
 // put adds the metadata to the header of a hop. Fields of an earlier hop are replaced.
 func (m *hopMeta) put(h http.Header) {
-	values := make([]string, 0, 14) // one array for all
+	values := make([]string, 0, 15) // one array for all
 	set := func(name, value string) {
 		values = append(values, value)
 		h[name] = values[len(values)-1 : len(values) : len(values)]
@@ -107,6 +109,10 @@ func (m *hopMeta) put(h http.Header) {
 	delete(h, hopDepth)
 	if m.depth > 0 {
 		set(hopDepth, strconv.Itoa(m.depth))
+	}
+	delete(h, hopFrom)
+	if m.caller != "" {
+		set(hopFrom, m.caller)
 	}
 	path := make([]string, len(m.path))
 	for i, id := range m.path {
@@ -161,6 +167,7 @@ func parseHop(h http.Header) (hopMeta, error) {
 			p.fail(hopDepth, "is no number of calls")
 		}
 	}
+	m.caller = p.label(hopFrom, false)
 	m.path = p.path(hopPath)
 	return m, p.err
 }

@@ -309,9 +309,10 @@ func TestParseHopRefuses(t *testing.T) {
 		hopPath:     {"", ",", "a,", "A", "a,b,c,d,e,f,g,h,i"},
 		hopCold:     {"", "0", "true"},
 		hopDepth:    {"", "0", "9", "-1", "11", " 1"},
+		hopFrom:     {"", "UPPER", "a/b"},
 	} {
 		good := http.Header{}
-		m := hopMeta{facts: facts{id: "00", entryRegion: "wdc", client: "::1", proto: "http", version: "HTTP/1.1"}, function: "f", revision: "0", entry: "a", path: []perigee.NodeID{"a"}, timeout: time.Second, cold: true, depth: 1}
+		m := hopMeta{facts: facts{id: "00", entryRegion: "wdc", client: "::1", proto: "http", version: "HTTP/1.1"}, function: "f", revision: "0", entry: "a", path: []perigee.NodeID{"a"}, timeout: time.Second, cold: true, depth: 1, caller: "g"}
 		m.put(good)
 		if _, err := parseHop(good); err != nil {
 			t.Fatal(err)
@@ -330,7 +331,7 @@ func TestParseHopRefuses(t *testing.T) {
 		}
 		h = good.Clone()
 		h.Del(name)
-		optional := name == hopClient || name == hopVersion || name == hopTimeout || name == hopCold || name == hopDepth
+		optional := name == hopClient || name == hopVersion || name == hopTimeout || name == hopCold || name == hopDepth || name == hopFrom || name == hopCaller
 		if _, err := parseHop(h); (err == nil) != optional {
 			t.Errorf("without %s: %v", name, err)
 		}

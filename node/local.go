@@ -26,7 +26,7 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 	}
 	m := &metered{ResponseWriter: w, result: res, bill: bill{
 		table: l.n.usage, cold: res.Start == edgeproxy.StartCold,
-		key: usage.Key{Function: fn.Name, Revision: rev, Region: l.n.Claims().Region, Caller: callerOf(r)},
+		key: usage.Key{Function: fn.Name, Revision: rev, Region: l.n.Claims().Region, Caller: callerOf(ctx, r)},
 	}, head: r.Method == http.MethodHead}
 	defer m.lost()
 	used, err := l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
@@ -74,8 +74,13 @@ func (l local) warm(ctx context.Context, fn *perigee.Function, rev perigee.Revis
 	return res, h, nil
 }
 
-// callerOf says for whom a request is counted: the region where it came in.
-func callerOf(r *http.Request) string { return r.Header.Get(edgeproxy.HeaderEntryRegion) }
+// callerOf says for whom a request is counted: the function that sent it, or the region where it came in.
+func callerOf(ctx context.Context, r *http.Request) string {
+	if name := perigee.CallerFrom(ctx); name != "" {
+		return "fn:" + name
+	}
+	return r.Header.Get(edgeproxy.HeaderEntryRegion)
+}
 
 func (l local) notHere(err error) error {
 	return &perigee.HopError{Node: l.n.ID(), Code: perigee.RefusedNotHere, Err: err}

@@ -61,6 +61,10 @@ func TestCall(t *testing.T) {
 			}
 		}
 	}
+	u, err := f.Members()[0].Client().Usage(t.Context(), "end")
+	if err != nil || len(u.Rows) != 1 || u.Rows[0].Caller != "fn:caller" || u.Rows[0].Requests != 2 {
+		t.Errorf("usage of the function that was called: %+v, %v; want 2 requests of fn:caller", u.Rows, err)
+	}
 }
 
 // TestNext has functions before others, on other nodes, before themselves, and before origins.

@@ -20,6 +20,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/bundle"
 	"github.com/perigee-edge/perigee/internal/fleet"
+	"github.com/perigee-edge/perigee/internal/origin"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/node"
 	"github.com/perigee-edge/perigee/placement"
@@ -32,6 +33,7 @@ type dev struct {
 	name       string // its name, when its manifest could last be read
 	regions    []string
 	port       int
+	allow      []string // outbound_allow of the nodes
 	verbose    bool
 	tour, once bool
 
@@ -75,6 +77,7 @@ func newDev(t *target) *cobra.Command {
 	f := c.Flags()
 	f.StringSliceVar(&d.regions, "regions", []string{"fra", "wdc", "syd"}, "`REGIONS`, separated by commas: one node is started for each")
 	f.IntVar(&d.port, "port", 8443, "HTTPS `PORT` of the first node; the next nodes have the next ports; 0 = any")
+	f.StringSliceVar(&d.allow, "outbound-allow", nil, "`ADDRESSES` that functions may reach although they are not public, separated by commas: ranges, IP or IP:PORT")
 	f.BoolVarP(&d.verbose, "verbose", "v", false, "print the nodes' logs")
 	f.BoolVar(&d.tour, "tour", false, "show placement at work: invoke from each region, pin, stop the pinned region")
 	f.BoolVar(&d.once, "once", false, "with --tour: end after it; exit 1 if a row is not as promised")
@@ -91,6 +94,9 @@ func (d *dev) check() error {
 	}
 	if len(d.regions) == 0 {
 		return usagef("--regions is empty: name at least one, like fra")
+	}
+	if _, err := origin.ParseNetworks(d.allow); err != nil {
+		return fmt.Errorf("--outbound-allow: %w", err)
 	}
 	for _, r := range d.regions {
 		if _, ok := perigee.BuiltinRegions().Lookup(perigee.Region(r)); !ok {
@@ -143,7 +149,7 @@ func (d *dev) run(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Fprintf(d.stderr, "starting %s: %s\n", count(len(regions), "node"), strings.Join(d.regions, ", "))
-	d.fleet, err = fleet.Start(ctx, fleet.Config{Dir: tmp, CodeDir: code, Regions: regions, Admit: admit, Port: d.port, Logger: logger})
+	d.fleet, err = fleet.Start(ctx, fleet.Config{Dir: tmp, CodeDir: code, Regions: regions, Admit: admit, Port: d.port, OutboundAllow: d.allow, Logger: logger})
 	if ctx.Err() != nil && err != nil {
 		return ctx.Err()
 	}

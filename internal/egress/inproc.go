@@ -15,8 +15,8 @@ import (
 	"github.com/perigee-edge/perigee"
 )
 
-// serveFunction answers a request by another function, unless it goes in a circle.
-func (e *Egress) serveFunction(name string, w http.ResponseWriter, r *http.Request) {
+// serveFunction answers a request of one function by another, unless it goes in a circle.
+func (e *Egress) serveFunction(caller, name string, w http.ResponseWriter, r *http.Request) {
 	depth := perigee.DepthFrom(r.Context())
 	switch {
 	case e.functions == nil:
@@ -24,7 +24,7 @@ func (e *Egress) serveFunction(name string, w http.ResponseWriter, r *http.Reque
 	case depth >= perigee.MaxDepth:
 		http.Error(w, fmt.Sprintf("Function %q was not called: %d functions have called one another to get here, which is taken for a loop. Let one of them answer by itself.", name, depth), http.StatusLoopDetected)
 	default:
-		r = r.WithContext(perigee.WithDepth(r.Context(), depth+1))
+		r = r.WithContext(perigee.WithCall(r.Context(), depth+1, caller))
 		e.functions.ServeFunction(name, w, r)
 	}
 }
@@ -83,7 +83,7 @@ func (t *Transport) runFunction(name string, w http.ResponseWriter, r *http.Requ
 			}
 		}
 	}()
-	t.egress.serveFunction(name, w, r)
+	t.egress.serveFunction(t.function, name, w, r)
 	return nil
 }
 

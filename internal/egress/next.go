@@ -43,7 +43,7 @@ func (e *Egress) Next(function, next string) (*Next, error) {
 			out := r.WithContext(r.Context())
 			out.Header = endToEnd(r.Header)
 			fw := &functionWriter{ResponseWriter: w}
-			e.serveFunction(rule.Host, fw, out)
+			e.serveFunction(function, rule.Host, fw, out)
 			fw.end()
 		})}, nil
 	}

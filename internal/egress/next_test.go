@@ -32,7 +32,7 @@ func TestFunction(t *testing.T) {
 	ended := make(chan error, 1)
 	fns := functions{
 		"echo": func(w http.ResponseWriter, r *http.Request) {
-			seen <- fmt.Sprint(r.Method, " ", r.URL, " ", r.Header["X-A"], r.Header["Perigee-X"], r.RemoteAddr, perigee.DepthFrom(r.Context()))
+			seen <- fmt.Sprint(r.Method, " ", r.URL, " ", r.Header["X-A"], r.Header["Perigee-X"], r.RemoteAddr, perigee.DepthFrom(r.Context()), perigee.CallerFrom(r.Context()))
 			w.Header().Set("X-B", "b")
 			w.WriteHeader(http.StatusEarlyHints)
 			w.WriteHeader(http.StatusAccepted)
@@ -80,7 +80,7 @@ func TestFunction(t *testing.T) {
 			t.Fatalf("%v, %v", resp, err)
 		}
 		defer resp.Body.Close()
-		if got, want := <-seen, "POST /a/b?c [1] []1"; got != want {
+		if got, want := <-seen, "POST /a/b?c [1] []1f"; got != want {
 			t.Errorf("saw %q, want %q", got, want)
 		}
 		for range 2 {
