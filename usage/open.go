@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -124,7 +125,7 @@ func create(path string, rows int, began time.Time) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make usage file: %w", err)
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := replace(tmp, path); err != nil {
 		_ = t.mem.close()
 		return nil, fmt.Errorf("make usage file: %w", err)
 	}
@@ -228,8 +229,20 @@ func rebuild(path string, t *Table, cfg Config, report *Opened) (*Table, error) 
 	if err := errors.Join(n.Sync(), t.mem.close()); err != nil {
 		return nil, errors.Join(err, n.mem.close())
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := replace(tmp, path); err != nil {
 		return nil, errors.Join(fmt.Errorf("fold usage: %w", err), n.mem.close())
 	}
 	return n, nil
+}
+
+// replace gives a file its name for good: what Sync saves later is lost with a name that is not on disk.
+func replace(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(to))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
