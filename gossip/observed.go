@@ -44,7 +44,9 @@ func (g *Gossip) observe(now time.Time) {
 	}
 	g.metrics.ClockOff.Set(off.Seconds())
 	g.own.setClockOff(off)
-	if keepSame(g.observed().Nodes, nodes) {
+	same := keepSame(g.observed().Nodes, nodes)
+	g.step(Peers{g.targets(nodes)}) // before readers see it, so that nobody waits for a node that is shown dead
+	if same {
 		return
 	}
 	g.publishObserved(&perigee.Observed{Self: g.self, Nodes: nodes, At: now})
@@ -79,7 +81,6 @@ func (g *Gossip) observeLoop(ctx context.Context) {
 	defer aging.Stop()
 	for ctx.Err() == nil {
 		g.observe(time.Now())
-		g.step(Peers{g.targets()})
 		if g.joined.Swap(false) {
 			g.step(Joined{})
 		}

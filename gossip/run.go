@@ -108,9 +108,8 @@ func (g *Gossip) leaveList(ctx context.Context) error {
 
 // targets returns the peers that can be called: those alive first, then those suspected, by name.
 // Without any, it returns the addresses where one was.
-func (g *Gossip) targets() []Peer {
+func (g *Gossip) targets(nodes map[perigee.NodeID]*perigee.Peer) []Peer {
 	var alive, suspect []Peer
-	nodes := g.observed().Nodes
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
 		p := Peer{ID: id, Region: nodes[id].Region}
 		switch {
