@@ -12,7 +12,7 @@ type Manifest struct {
 	Files     string            `toml:"files" json:"files,omitempty"`         // path of the directory of static files; "" = none
 	Next      string            `toml:"next" json:"next,omitempty"`           // what an http-wasm handler wraps: "files", the default, an origin ("https://host:port") or "fn:<name>"
 	Isolation string            `toml:"isolation" json:"isolation,omitempty"` // "request", the default, "fresh" or "shared"
-	Secrets   []string          `toml:"secrets" json:"secrets,omitempty"`     // (not obeyed yet)
+	Secrets   []string          `toml:"secrets" json:"secrets,omitempty"`     // names of values that the guest gets in its environment
 	Outbound  []string          `toml:"outbound" json:"outbound,omitempty"`   // origins that the guest may call: "https://host", "https://*.host", "fn:<name>"; none = no calls
 	Health    string            `toml:"health" json:"health,omitempty"`       // path that must answer while a new revision is tried; "" = none is asked
 	Receipt   string            `toml:"receipt" json:"receipt,omitempty"`     // "full", "region" or "off"; "" = the node's setting
@@ -87,4 +87,13 @@ type Conflict struct {
 type ContestedRoute struct {
 	Route Route  `json:"route"`
 	Owner string `json:"owner"`
+}
+
+// Secret is a value of a function that only the nodes which may run it can read.
+type Secret struct {
+	Name    string    `json:"name"`
+	Version uint64    `json:"version"` // rises with each value
+	Author  KeyID     `json:"author"`
+	Created time.Time `json:"created"`
+	Sealed  []byte    `json:"-"` // envelope (package identity)
 }

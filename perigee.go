@@ -68,3 +68,19 @@ func CheckHost(s string) error {
 	}
 	return nil
 }
+
+// CheckEnvName reports why s can't be the name of a variable of a guest's environment.
+func CheckEnvName(s string) error {
+	const maxEnvName = 128
+	for i, r := range s {
+		digit := '0' <= r && r <= '9'
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || r == '_'
+		if !letter && (!digit || i == 0) || i >= maxEnvName {
+			return fmt.Errorf("%.80q is not a name: use letters, digits and '_', and no digit first", s)
+		}
+	}
+	if s == "" {
+		return fmt.Errorf("the name is empty: use letters, digits and '_', and no digit first")
+	}
+	return nil
+}

@@ -22,8 +22,9 @@ type Desired struct {
 	Functions map[string]*Function
 	Regions   *Regions
 	Revoked   map[NodeID]bool
-	Web       map[WebName]*WebEntry // what nodes share to answer HTTPS
-	Digest    Digest                // of the set of records; equal on nodes that hold the same
+	Web       map[WebName]*WebEntry         // what nodes share to answer HTTPS
+	Secrets   map[string]map[string]*Secret // by function, whether or not it exists, and name
+	Digest    Digest                        // of the set of records; equal on nodes that hold the same
 
 	routes map[string][]routeEntry // by host, longest path first
 }

@@ -25,7 +25,7 @@ func mayWrite(a author, k record.Kind) bool {
 	switch k {
 	case record.KindToken, record.KindRevoke, record.KindRegion:
 		return a == operator
-	case record.KindRevision, record.KindPointer:
+	case record.KindRevision, record.KindPointer, record.KindSecret:
 		return a == operator || a == deployer
 	case record.KindRedeem:
 		return a == signer
@@ -363,6 +363,8 @@ func (g grant) covers(e *entry) *RefusedError {
 		return g.coversManifest(e.rec.Key, &body.Manifest)
 	case *record.Pointer:
 		return g.coversFunction(e.rec.Key, body.Function)
+	case *record.Secret:
+		return g.coversFunction(e.rec.Key, body.Function)
 	}
 	return refuse(RuleRight, "key %s may not write %s records", e.rec.Key, e.rec.Kind)
 }
@@ -384,6 +386,10 @@ func (g grant) coversManifest(key perigee.KeyID, m *perigee.Manifest) *RefusedEr
 			return refuse(RuleScope, "key %s may claim only hosts matching %s, not %q; ask an operator for a wider token",
 				key, listText(g.scope.Hosts), r.Host)
 		}
+	}
+	if !g.scope.AllowsPlacement(&m.Placement) {
+		return refuse(RuleScope, "key %s may place functions only within %s: name nothing else in placement.residency or placement.pin, or ask an operator for a wider token",
+			key, listText(g.scope.Placements))
 	}
 	return nil
 }

@@ -64,6 +64,7 @@ func TestRights(t *testing.T) {
 		w.person("operator 2", record.TokenOperator, record.Scope{}),
 		w.person("deployer", record.TokenDeploy, record.Scope{}),
 		w.person("narrow", record.TokenDeploy, record.Scope{Functions: []string{"hello*"}, Hosts: []string{"*.hello.com"}}),
+		w.person("european", record.TokenDeploy, record.Scope{Placements: []string{"eu", "fra"}}),
 	)
 	rev := func(name string, hosts ...string) func(string) []byte {
 		return func(author string) []byte {
@@ -93,6 +94,10 @@ func TestRights(t *testing.T) {
 			"", "", "", "not admitted: scope", "not admitted: author", "not admitted: author"},
 		{"pointer in the narrow scope", with(&record.Pointer{Function: "hello-a"}),
 			"", "", "", "", "not admitted: author", "not admitted: author"},
+		{"secret in the narrow scope", with(&record.Secret{Function: "hello-a", Name: "KEY"}),
+			"", "", "", "", "not admitted: author", "not admitted: author"},
+		{"secret of another function", with(&record.Secret{Function: "other", Name: "KEY"}),
+			"", "", "", "not admitted: scope", "not admitted: author", "not admitted: author"},
 		{"pointer of another function", with(&record.Pointer{Function: "other"}),
 			"", "", "", "not admitted: scope", "not admitted: author", "not admitted: author"},
 	}
@@ -108,6 +113,40 @@ func TestRights(t *testing.T) {
 				}
 			})
 		}
+	}
+	for name, c := range map[string]struct {
+		policy perigee.Policy
+		want   Rule
+	}{
+		"anywhere":                     {perigee.Policy{}, "not admitted: scope"},
+		"in its place":                 {perigee.Policy{Residency: []string{"eu"}}, ""},
+		"pinned in its place":          {perigee.Policy{Pin: []string{"fra"}}, ""},
+		"pinned beyond, but resident":  {perigee.Policy{Residency: []string{"eu"}, Pin: []string{"lhr"}}, ""},
+		"resident beyond":              {perigee.Policy{Residency: []string{"eu", "us"}}, "not admitted: scope"},
+		"only forbidden somewhere":     {perigee.Policy{Forbid: []string{"us"}}, "not admitted: scope"},
+		"wanted there, allowed beyond": {perigee.Policy{Prefer: []string{"eu"}}, "not admitted: scope"},
+	} {
+		t.Run("a place: "+name, func(t *testing.T) {
+			m := manifest("f")
+			m.Placement = c.policy
+			raw := w.sign("european", nil, &record.Revision{Manifest: m, Bundle: perigee.Digest{1}})
+			s, f := w.fold(append(slices.Clone(base), raw)...)
+			if got := ruleOf(s, f, raw, w); got != c.want {
+				t.Errorf("revision: %q, want %q", got, c.want)
+			}
+			// The same rules by a pointer's own placement, whatever the manifest says.
+			m.Placement = perigee.Policy{Residency: []string{"eu"}}
+			rev := w.sign("operator", nil, &record.Revision{Manifest: m, Bundle: perigee.Digest{1}})
+			ptr := w.sign("european", nil, &record.Pointer{Function: "f", Revision: record.ID(rev), Placement: &c.policy})
+			s, f = w.fold(append(slices.Clone(base), rev, ptr)...)
+			want := c.want
+			if want != "" {
+				want = RuleScope // a pointer is kept: what it means depends on the revision
+			}
+			if got := ruleOf(s, f, ptr, w); got != want {
+				t.Errorf("pointer: %q, want %q", got, want)
+			}
+		})
 	}
 	t.Run("a second genesis", func(t *testing.T) {
 		raw := w.sign("operator", nil, &record.Genesis{Cluster: w.cluster, Operator: pub("operator"), Root: w.root.Cert().Raw})

@@ -122,3 +122,15 @@ func (g *Gossip) RevisionByID(function string, id perigee.RevisionID) (*perigee.
 	}
 	return l.revisions[d].revision, d, true
 }
+
+// Rows returns the rows of all nodes as they signed them, this node's among them.
+func (g *Gossip) Rows() [][]byte {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	marks := g.core.rows.marks()
+	ids := make([]perigee.NodeID, len(marks))
+	for i, m := range marks {
+		ids[i] = m.Node
+	}
+	return g.core.rows.raws(ids)
+}

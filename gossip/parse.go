@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/perigee-edge/perigee"
@@ -86,6 +87,8 @@ func (p *parser) fill(e *entry) *RefusedError {
 		err = p.fillPointer(e, b)
 	case *record.Web:
 		err = p.fillWeb(e, b)
+	case *record.Secret:
+		err = shapeSecret(b)
 	}
 	if err != nil {
 		return refuse(RuleShape, "the %s record says something impossible", rec.Kind).because(err)
@@ -112,10 +115,10 @@ func shapeToken(t *record.Token) error {
 	if err := perigee.CheckLabel(string(t.Signer)); err != nil {
 		return fmt.Errorf("signer: %w", err)
 	}
-	if n := max(len(t.Labels), len(t.Roles), len(t.Scope.Functions), len(t.Scope.Hosts)); n > maxListed {
+	if n := max(len(t.Labels), len(t.Roles), len(t.Scope.Functions), len(t.Scope.Hosts), len(t.Scope.Placements)); n > maxListed {
 		return fmt.Errorf("a list of %d entries, the limit is %d", n, maxListed)
 	}
-	for _, pattern := range append(append([]string{}, t.Scope.Functions...), t.Scope.Hosts...) {
+	for _, pattern := range slices.Concat(t.Scope.Functions, t.Scope.Hosts, t.Scope.Placements) {
 		if _, err := path.Match(pattern, ""); err != nil || len(pattern) > maxText {
 			return fmt.Errorf("scope pattern %.80q is malformed", pattern)
 		}
@@ -239,4 +242,18 @@ func (p *parser) fillPointer(e *entry, ptr *record.Pointer) error {
 		Limits: perigee.Limits{Memory: perigee.DefaultMemory, Timeout: perigee.DefaultTimeout},
 	})
 	return nil
+}
+
+func shapeSecret(s *record.Secret) error {
+	if err := perigee.CheckLabel(s.Function); err != nil {
+		return err
+	}
+	if err := perigee.CheckEnvName(s.Name); err != nil {
+		return err
+	}
+	if len(s.Sealed) == 0 {
+		return nil
+	}
+	_, err := identity.ParseEnvelope(s.Sealed)
+	return err
 }

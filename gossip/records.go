@@ -58,6 +58,8 @@ func (e *entry) function() string {
 		return body.Manifest.Name
 	case *record.Pointer:
 		return body.Function
+	case *record.Secret:
+		return body.Function
 	}
 	return ""
 }
@@ -70,6 +72,7 @@ type set struct {
 	regions   []*entry                     // sorted
 	revisions map[string][]*entry          // by function, sorted
 	pointers  map[string][]*entry          // by function, sorted
+	secrets   map[string][]*entry          // by function, sorted
 	web       map[perigee.WebName][]*entry // sorted
 	tree      tree
 	bytes     int64 // of all encoded records
@@ -77,7 +80,7 @@ type set struct {
 
 func newSet() *set {
 	return &set{
-		byID: map[perigee.Digest]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, web: map[perigee.WebName][]*entry{}, tree: newTree(),
+		byID: map[perigee.Digest]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, secrets: map[string][]*entry{}, web: map[perigee.WebName][]*entry{}, tree: newTree(),
 	}
 }
 
@@ -98,6 +101,8 @@ func (s *set) add(entries ...*entry) {
 			s.revisions[body.Manifest.Name] = insertSorted(s.revisions[body.Manifest.Name], e)
 		case *record.Pointer:
 			s.pointers[body.Function] = insertSorted(s.pointers[body.Function], e)
+		case *record.Secret:
+			s.secrets[body.Function] = insertSorted(s.secrets[body.Function], e)
 		case *record.Web:
 			name := perigee.WebName{Item: body.Item, Name: body.Name}
 			s.web[name] = insertSorted(s.web[name], e)

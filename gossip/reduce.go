@@ -25,6 +25,7 @@ type lineage struct {
 	revisions map[perigee.Digest]*entry // those that have an effect
 	named     map[perigee.RevisionID]perigee.Digest
 	history   *history
+	secrets   map[string]*perigee.Secret
 	fn        *perigee.Function // nil when it is removed or never had a pointer; without contested routes
 }
 
@@ -39,23 +40,26 @@ func reduce(s *set, auth *authority, old *folded, touched map[string]bool) *fold
 			delete(f.lineages, name)
 		}
 	}
-	for _, names := range []map[string][]*entry{s.revisions, s.pointers} {
+	for _, names := range []map[string][]*entry{s.revisions, s.pointers, s.secrets} {
 		for name := range names {
 			if f.lineages[name] == nil {
-				f.lineages[name] = newLineage(name, s.revisions[name], s.pointers[name], auth)
+				f.lineages[name] = newLineage(name, s, auth)
 			}
 		}
 	}
 	f.desired = perigee.NewDesired(perigee.Desired{
 		Cluster: auth.genesis.Cluster, Domain: auth.genesis.Domain, Functions: contest(f.lineages, auth.genesis.Domain),
-		Regions: foldRegions(s.regions, auth), Revoked: auth.revokedNodes(), Web: foldWeb(s.web, auth), Digest: s.tree.root,
+		Regions: foldRegions(s.regions, auth), Revoked: auth.revokedNodes(), Web: foldWeb(s.web, auth), Secrets: secretsOf(f.lineages), Digest: s.tree.root,
 	})
 	return f
 }
 
 // newLineage folds the revisions and pointers of one function.
-func newLineage(name string, revisions, pointers []*entry, auth *authority) *lineage {
-	l := &lineage{revisions: map[perigee.Digest]*entry{}, named: map[perigee.RevisionID]perigee.Digest{}}
+func newLineage(name string, s *set, auth *authority) *lineage {
+	revisions, pointers := s.revisions[name], s.pointers[name]
+	l := &lineage{
+		revisions: map[perigee.Digest]*entry{}, named: map[perigee.RevisionID]perigee.Digest{}, secrets: foldSecrets(s.secrets[name], auth),
+	}
 	judge := judge{auth, func(_ string, id perigee.Digest) *entry { return l.revisions[id] }}
 	for _, e := range revisions {
 		if judge.verdict(e) != nil {
@@ -89,6 +93,36 @@ func newLineage(name string, revisions, pointers []*entry, auth *authority) *lin
 		l.fn.Conflicts = append(l.fn.Conflicts, c)
 	}
 	return l
+}
+
+// foldSecrets returns the latest value of each secret; nil = there is none.
+func foldSecrets(list []*entry, auth *authority) map[string]*perigee.Secret {
+	var out map[string]*perigee.Secret
+	for _, e := range list {
+		if auth.allows(e) != nil {
+			continue
+		}
+		if out == nil {
+			out = map[string]*perigee.Secret{}
+		}
+		body := e.body.(*record.Secret)
+		if delete(out, body.Name); len(body.Sealed) > 0 {
+			out[body.Name] = &perigee.Secret{
+				Name: body.Name, Version: uint64(e.rec.HLC), Author: e.rec.Key, Created: e.rec.HLC.Time().UTC(), Sealed: body.Sealed,
+			}
+		}
+	}
+	return out
+}
+
+func secretsOf(lineages map[string]*lineage) map[string]map[string]*perigee.Secret {
+	out := map[string]map[string]*perigee.Secret{}
+	for name, l := range lineages {
+		if len(l.secrets) > 0 {
+			out[name] = l.secrets
+		}
+	}
+	return out
 }
 
 // maxServed bounds how many revisions that served before are kept beside the live one.

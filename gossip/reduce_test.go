@@ -35,6 +35,9 @@ func busy(w *world) [][]byte {
 	late, ptr7 := w.deploy("dep", manifest("hlate"))
 	unknown, ptr8 := w.deploy("stranger", manifest("stranger"))
 	add(late, ptr7, unknown, ptr8)
+	late = w.sign("op2", nil, &record.Secret{Function: "hello", Name: "KEY"})
+	add(w.secret("op2", "hello", "KEY", "1"), w.secret("op2", "hello", "KEY", "2"), w.secret("op2", "hello", "GONE", "3"), late,
+		w.sign("op2", nil, &record.Secret{Function: "hello", Name: "GONE"}), w.secret("dep", "hello", "LATE", "4"))
 	tok := w.token("ntok", record.TokenNode)
 	add(tok, w.redeem("ntok", "ams-1", func(r *record.Redeem) { r.Node = "ams-1" }),
 		w.redeem("ntok", "ams-2", func(r *record.Redeem) { r.Node = "ams-2" }))
@@ -150,6 +153,11 @@ func describe(d *perigee.Desired) string {
 		}
 		for _, r := range fn.Routes(d.Domain) {
 			fmt.Fprintf(&s, "  route %+v answered by %s\n", r, d.Lookup(r.Host, r.Path).Name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Secrets)) {
+		for _, secret := range slices.Sorted(maps.Keys(d.Secrets[name])) {
+			fmt.Fprintf(&s, "secret %s of %s: %+v\n", secret, name, *d.Secrets[name][secret])
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.Revoked)) {

@@ -473,3 +473,15 @@ func within(t *testing.T, limit time.Duration, what string, ok func() bool) time
 	}
 	return time.Since(start)
 }
+
+// secret is a secret's value, sealed to a node that nobody is.
+func (w *world) secret(who, function, name, value string) []byte {
+	w.t.Helper()
+	w.hlc = w.hlc.Next(time.Now())
+	to := []identity.Recipient{{Node: "x", Key: bytes.Repeat([]byte{9}, 32)}}
+	env, err := identity.Seal([]byte(value), to, identity.SealContext{Cluster: w.cluster, Kind: "secret", Name: function + "/" + name, Version: uint64(w.hlc)})
+	w.must(err)
+	sealed, err := env.Marshal()
+	w.must(err)
+	return w.signAt(w.hlc, who, nil, &record.Secret{Function: function, Name: name, Sealed: sealed})
+}

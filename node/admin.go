@@ -31,6 +31,8 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("GET /v1/functions", reply(func(*http.Request) (any, error) { return n.functions(), nil }))
 	mux.HandleFunc("GET /v1/functions/{name}", n.serveFunction)
 	mux.HandleFunc("GET /v1/regions", reply(func(*http.Request) (any, error) { return n.View().Desired.Regions.All(), nil }))
+	mux.HandleFunc("GET /v1/rows", reply(func(*http.Request) (any, error) { return n.gossip.Rows(), nil }))
+	mux.HandleFunc("GET /v1/functions/{name}/secrets", reply(func(r *http.Request) (any, error) { return n.secretStatus(r.PathValue("name")), nil }))
 	mux.HandleFunc("GET /v1/tokens", reply(func(*http.Request) (any, error) { return n.tokens(), nil }))
 	mux.HandleFunc("GET /v1/usage", reply(n.serveUsage))
 	mux.HandleFunc("GET /v1/functions/{function}/logs", n.serveLogs)

@@ -19,6 +19,8 @@ import (
 //	GET  /v1/functions            []FunctionStatus
 //	GET  /v1/functions/{name}     FunctionStatus; 404 with the name's heads when it is free
 //	GET  /v1/regions              []perigee.RegionInfo
+//	GET  /v1/rows                 [][]byte, what nodes signed about themselves
+//	GET  /v1/functions/{name}/secrets  []SecretStatus
 //	GET  /v1/tokens               []TokenStatus
 //	GET  /v1/usage                Usage; ?function= for one
 //	GET  /v1/functions/{name}/logs  lines of LogEvent; ?since=<Unix ns>&follow=1&node=
@@ -96,6 +98,13 @@ const (
 	RevisionOld      = "old"      // the record is kept for ever, its bundle is not
 )
 
+// SecretStatus is a secret of a function. Nobody but the nodes that may run it can read the value.
+type SecretStatus struct {
+	perigee.Secret
+	Sealed []perigee.NodeID `json:"sealed_to"` // the nodes it was sealed to when it was set
+	Used   bool             `json:"used"`      // the live manifest names it
+}
+
 // Holder is a node that the plan names or that has the live revision.
 type Holder struct {
 	Node    perigee.NodeID    `json:"node"`
@@ -132,6 +141,9 @@ type TokenStatus struct {
 	Expires  time.Time        `json:"expires"`
 	Redeemed string           `json:"redeemed,omitempty"` // by which node or key
 	Revoked  bool             `json:"revoked,omitempty"`
+	Scope    record.Scope     `json:"scope"` // of a deploy key
+	// KeyRevoked says that the key which somebody got for the token was ended.
+	KeyRevoked bool `json:"key_revoked,omitempty"`
 }
 
 // DeployEvent is one line of the answer to a deploy. The last line has Done or Error.

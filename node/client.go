@@ -60,6 +60,16 @@ func (c *Client) Regions(ctx context.Context) (s []perigee.RegionInfo, err error
 	return s, c.get(ctx, "/v1/regions", &s)
 }
 
+// Rows returns what the nodes signed about themselves, for those who trust no node to repeat it.
+func (c *Client) Rows(ctx context.Context) (rows [][]byte, err error) {
+	return rows, c.get(ctx, "/v1/rows", &rows)
+}
+
+// Secrets lists the secrets of a function, which need not exist yet.
+func (c *Client) Secrets(ctx context.Context, function string) (s []SecretStatus, err error) {
+	return s, c.get(ctx, "/v1/functions/"+url.PathEscape(function)+"/secrets", &s)
+}
+
 // Tokens lists the tokens.
 func (c *Client) Tokens(ctx context.Context) (s []TokenStatus, err error) {
 	return s, c.get(ctx, "/v1/tokens", &s)

@@ -102,6 +102,9 @@ func (d *deployer) prepare(ctx context.Context, revision, pointer []byte) (*peri
 		return nil, none, fmt.Errorf("deploy %s: nothing was changed: %w", fn.Name, err)
 	}
 	view := d.gossip.View()
+	if names := unset(view.Desired, &fn.Live.Manifest); len(names) > 0 {
+		return nil, none, fmt.Errorf("deploy %s: nothing was changed: secret %s has no value: set it with `perigee secret set %s %s`", fn.Name, strings.Join(names, ", "), fn.Name, names[0])
+	}
 	plan := placement.NewPlanner(view).Plan(fn)
 	if len(plan.Holders) == 0 || len(plan.Unsatisfied) > 0 && !samePlacement(view.Desired.Functions[fn.Name], fn) {
 		return nil, none, fmt.Errorf("deploy %s: nothing was changed: its placement can't be satisfied now: %s", fn.Name, strings.Join(plan.Unsatisfied, "; "))

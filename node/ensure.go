@@ -172,7 +172,10 @@ func (r *replicator) lastError(id perigee.RevisionID) error {
 // load admits a revision whose bundle is in the store, and loads it if it is to be warm.
 func (r *replicator) load(ctx context.Context, rev *perigee.Revision, to perigee.Warmth) error {
 	name := rev.Manifest.Name
-	if r.warmth(rev.ID) >= to {
+	values := versions(r.gossip.View().Desired, &rev.Manifest)
+	old := r.have(rev.ID)
+	again := old != nil && old.warmth == perigee.Warm && to == perigee.Warm && old.values != values // its secrets have changed
+	if r.warmth(rev.ID) >= to && !again {
 		return nil // only its bundle was missing
 	}
 	start := time.Now()
@@ -183,20 +186,30 @@ func (r *replicator) load(ctx context.Context, rev *perigee.Revision, to perigee
 	if _, err := r.runtime.Admit(ctx, rev.Bundle, b.Wasm); err != nil {
 		return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)
 	}
-	h := &holding{rev: rev, warmth: to}
+	h := &holding{rev: rev, warmth: to, values: values}
 	h.used.Store(start.UnixNano())
 	if to == perigee.Warm {
 		if h.out, err = newOutlets(r.egress, &rev.Manifest, b); err != nil {
 			return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)
 		}
-		spec := runtime.Spec{Function: name, Digest: rev.Bundle, Wasm: b.Wasm, Files: b.Files, Limits: rev.Manifest.Limits, Env: rev.Manifest.Env, Isolation: rev.Manifest.Isolation, Outbound: h.out.roundTripper()}
-		if err := r.start(ctx, rev, spec); err != nil {
+		env, err := r.secrets.env(ctx, &rev.Manifest)
+		if err != nil {
+			return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)
+		}
+		spec := runtime.Spec{Function: name, Digest: rev.Bundle, Wasm: b.Wasm, Files: b.Files, Limits: rev.Manifest.Limits, Env: env, Isolation: rev.Manifest.Isolation, Outbound: h.out.roundTripper()}
+		load := r.start
+		if again {
+			load = func(ctx context.Context, rev *perigee.Revision, spec runtime.Spec) error {
+				return r.runtime.Reload(ctx, rev.ID, spec)
+			}
+		}
+		if err := load(ctx, rev, spec); err != nil {
 			return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.warmth(rev.ID) < to { // not if it became warm while it was admitted
+	if r.warmth(rev.ID) < to || again { // not if it became warm while it was admitted
 		r.setLocked(rev.ID, h)
 		r.log.Info("revision here", "function", name, "revision", rev.ID, "warmth", to.String(), "dur", time.Since(start))
 	}

@@ -65,6 +65,7 @@ type Node struct {
 	plans    *plans
 	trials   *trials
 	rollouts *rollouts
+	secrets  *secrets
 	rep      *replicator
 	deployer *deployer
 	renewer  *renewer
@@ -151,6 +152,9 @@ func (n *Node) wire() error {
 	if n.trials, err = openTrials(n.cfg.Dir.path("trials"), n.cfg.Trial, n.log); err != nil {
 		return err
 	}
+	if n.secrets, err = newSecrets(n); err != nil {
+		return err
+	}
 	n.rep = newReplicator(n, store, metrics)
 	n.deployer = newDeployer(n, store, metrics)
 	n.renewer = &renewer{dir: n.cfg.Dir, m: n.m, join: join, gossip: n.gossip, seeds: n.seeds.addrs(), log: n.log}
@@ -158,6 +162,7 @@ func (n *Node) wire() error {
 	control.Handle("/gossip/", n.gossip.Handler())
 	control.Handle("/bundles", n.deployer.bundleHandler())
 	control.Handle("/bundles/", n.deployer.bundleHandler())
+	control.HandleFunc("POST /secrets/{function}/{name}/{version}", n.secrets.serve)
 	control.Handle("POST /reach", join.reach.handler())
 	control.Handle("POST /web/sign", web.handler())
 	if err := n.wireCerts(); err != nil {

@@ -28,6 +28,7 @@ type Person struct {
 	Key     ed25519.PrivateKey
 	Cluster perigee.ClusterID
 	Genesis perigee.Digest
+	Root    *x509.Certificate // of the CA that certifies nodes
 }
 
 // NewPerson returns somebody who acts through c; genesis is the cluster's first record.
@@ -36,7 +37,11 @@ func NewPerson(c *Client, key ed25519.PrivateKey, genesis []byte) (*Person, erro
 	if err != nil {
 		return nil, err
 	}
-	return &Person{Client: c, Key: key, Cluster: g.Cluster, Genesis: digest}, nil
+	root, err := x509.ParseCertificate(g.Root)
+	if err != nil {
+		return nil, err
+	}
+	return &Person{Client: c, Key: key, Cluster: g.Cluster, Genesis: digest, Root: root}, nil
 }
 
 // Dial connects to one of a cluster's nodes over the mesh port, with a person's key. Each address is
@@ -63,7 +68,7 @@ func Dial(ctx context.Context, addrs []string, key ed25519.PrivateKey, genesis [
 			errs = append(errs, fmt.Errorf("%s: %w", addr, err))
 			continue
 		}
-		return &Person{Client: NewClient(c, addr), Key: key, Cluster: g.Cluster, Genesis: digest}, func() { c.Close() }, nil
+		return &Person{Client: NewClient(c, addr), Key: key, Cluster: g.Cluster, Genesis: digest, Root: root}, func() { c.Close() }, nil
 	}
 	return nil, nil, errors.Join(errs...)
 }

@@ -99,6 +99,7 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 		}
 	}
 	if thorough {
+		r.secrets.forget(view.Desired)
 		known := knownRevisions(view)
 		r.trials.forget(func(id perigee.RevisionID) bool {
 			return known[id] || r.coming[id].rev != nil || r.have(id) != nil

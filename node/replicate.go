@@ -29,6 +29,7 @@ type replicator struct {
 	plans    *plans
 	rollouts *rollouts
 	trials   *trials
+	secrets  *secrets
 	store    *bundle.Store
 	runtime  *runtime.Runtime
 	egress   *egress.Egress
@@ -62,6 +63,7 @@ type holding struct {
 	rev    *perigee.Revision
 	warmth perigee.Warmth // Held or Warm
 	out    outlets        // if Warm
+	values string         // which values of its secrets its guest has, if Warm
 	used   atomic.Int64   // when a request last asked for it, in Unix nanoseconds
 
 	rescue   time.Time // guarded by mu: until then it stays, though it was fetched for requests only
@@ -89,7 +91,7 @@ const (
 
 func newReplicator(n *Node, store *bundle.Store, m *metrics) *replicator {
 	r := &replicator{
-		self: n.Claims, gossip: n.gossip, plans: n.plans, rollouts: n.rollouts, trials: n.trials, store: store, runtime: n.runtime, egress: n.egress,
+		self: n.Claims, gossip: n.gossip, plans: n.plans, rollouts: n.rollouts, trials: n.trials, secrets: n.secrets, store: store, runtime: n.runtime, egress: n.egress,
 		control: n.link.Control, rtt: n.link.RTT, metrics: m, log: n.log,
 		urgent: make(chan struct{}, maxUrgent), quiet: make(chan struct{}, maxQuiet),
 		trying: map[perigee.RevisionID]bool{}, failed: map[perigee.RevisionID]failure{},
@@ -166,6 +168,9 @@ func (r *replicator) step(now time.Time, thorough bool) {
 		if have < a.warmth {
 			missing++
 			r.keepPrevious(mine, aims)
+		}
+		if h := r.have(mine.Live.ID); h != nil && h.warmth == perigee.Warm && h.values != versions(view.Desired, &mine.Live.Manifest) && len(unset(view.Desired, &mine.Live.Manifest)) == 0 {
+			r.try(mine.Live, perigee.Warm, now)
 		}
 		if have < a.warmth || thorough && a.warmth > perigee.Absent && !r.store.Has(mine.Live.Bundle) {
 			r.try(mine.Live, a.warmth, now)

@@ -142,12 +142,14 @@ func (n *Node) tokens() []TokenStatus {
 	for _, t := range n.gossip.Tokens() {
 		s := TokenStatus{
 			ID: record.KeyIDOf(t.Token.Public), Kind: t.Token.Kind, Region: t.Token.Region,
-			Signer: t.Token.Signer, Expires: t.Token.ExpiresAt(), Revoked: t.Revoked,
+			Signer: t.Token.Signer, Expires: t.Token.ExpiresAt(), Revoked: t.Revoked, Scope: t.Token.Scope,
 		}
 		if t.Redeemed != nil {
 			s.Redeemed = string(t.Redeemed.Node)
 			if s.Redeemed == "" {
-				s.Redeemed = string(record.KeyIDOf(t.Redeemed.Public))
+				key := record.KeyIDOf(t.Redeemed.Public)
+				_, good := n.gossip.Person(key)
+				s.Redeemed, s.KeyRevoked = string(key), !good
 			}
 		}
 		out = append(out, s)

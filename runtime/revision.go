@@ -79,6 +79,16 @@ func (r *Runtime) Load(ctx context.Context, id perigee.RevisionID, spec Spec) er
 	if r.has(id) {
 		return nil
 	}
+	return r.put(ctx, id, spec, false)
+}
+
+// Reload is Load, except that it loads a loaded revision anew, for another environment, and puts it in
+// the place of the old one. Requests that run end as they would have.
+func (r *Runtime) Reload(ctx context.Context, id perigee.RevisionID, spec Spec) error {
+	return r.put(ctx, id, spec, true)
+}
+
+func (r *Runtime) put(ctx context.Context, id perigee.RevisionID, spec Spec, replace bool) error {
 	if spec.Limits.Memory == 0 {
 		spec.Limits.Memory = perigee.DefaultMemory
 	}
@@ -88,7 +98,8 @@ func (r *Runtime) Load(ctx context.Context, id perigee.RevisionID, spec Spec) er
 		return fmt.Errorf("load %s %s: %w", spec.Function, id, err)
 	}
 	r.mu.Lock()
-	if _, ok := r.revs[id]; ok || r.closed {
+	old, ok := r.revs[id]
+	if ok && !replace || r.closed {
 		r.mu.Unlock()
 		rev.unref()
 		return nil
@@ -96,6 +107,9 @@ func (r *Runtime) Load(ctx context.Context, id perigee.RevisionID, spec Spec) er
 	r.revs[id] = rev
 	r.config.Metrics.loaded.Set(float64(len(r.revs)))
 	r.mu.Unlock()
+	if ok {
+		old.unref()
+	}
 	r.config.Logger.Info("revision loaded", "function", spec.Function, "digest", spec.Digest, "dur", time.Since(start))
 	r.sleepIdle()
 	return nil

@@ -69,9 +69,15 @@ func newTokenCreate(t *target) *cobra.Command {
 	f.StringVar(&spec.Zone, "zone", "", "`ZONE` of the node: part of the region that fails on its own")
 	labelFlag(f, &spec.Labels)
 	f.StringVar(&signer, "signer", "auto", "whether the node may issue certificates: `yes|no|auto` (auto: the first three nodes)")
-	f.StringSliceVar(&spec.Scope.Functions, "functions", nil, "with --role deploy: `PATTERN` of the functions that may be deployed, like shop-* (default all)")
-	f.StringSliceVar(&spec.Scope.Hosts, "hosts", nil, "with --role deploy: `PATTERN` of the hosts that routes may claim (default all)")
+	scopeFlags(f, &spec.Scope)
 	return c
+}
+
+// scopeFlags adds the flags that narrow a deploy key.
+func scopeFlags(f *pflag.FlagSet, scope *record.Scope) {
+	f.StringSliceVar(&scope.Functions, "functions", nil, "`PATTERN` of the functions that a deploy key may deploy, like shop-* (default all)")
+	f.StringSliceVar(&scope.Hosts, "hosts", nil, "`PATTERN` of the hosts that its routes may claim (default all)")
+	f.StringSliceVar(&scope.Placements, "placements", nil, "`PLACE` that its functions must be confined to by residency or pin, like eu (default anywhere)")
 }
 
 // checkTokenFlags refuses flags that do not go together.
@@ -86,9 +92,9 @@ func checkTokenFlags(f *pflag.FlagSet, role, signer string, ttl time.Duration) e
 	case signer != "auto" && signer != "yes" && signer != "no":
 		return usagef("--signer %q: use yes, no or auto", signer)
 	}
-	for _, flag := range []string{"region", "zone", "label", "signer", "functions", "hosts"} {
+	for _, flag := range []string{"region", "zone", "label", "signer", "functions", "hosts", "placements"} {
 		of := record.TokenNode
-		if flag == "functions" || flag == "hosts" {
+		if flag == "functions" || flag == "hosts" || flag == "placements" {
 			of = record.TokenDeploy
 		}
 		if f.Changed(flag) && role != string(of) {

@@ -34,11 +34,11 @@ const (
 	maxHolders     = 100_000
 	maxCallerRules = 32
 	maxOutbound    = 100
+	maxSecrets     = 64
 )
 
 // CheckManifest holds a manifest against all rules that need no cluster, and against the names of
-// places if regions is not nil. Keys that this release does not obey are refused by name when they
-// say anything but their default, never ignored. The error lists everything that is wrong.
+// places if regions is not nil. The error lists everything that is wrong.
 //
 // The rules are the same for whoever writes a manifest and for a node that reads one out of a
 // signed record. An empty enumeration ("" for steer, say) means its default.
@@ -58,11 +58,6 @@ type checker struct {
 }
 
 func (c *checker) add(key, format string, args ...any) { c.problems.Add(key, format, args...) }
-
-// unobeyed refuses a key that this release reads and does not act upon.
-func (c *checker) unobeyed(key, do string) {
-	c.add(key, "not obeyed by this release: %s", do)
-}
 
 func (c *checker) identity(m *perigee.Manifest) {
 	if err := perigee.CheckLabel(m.Name); err != nil {
@@ -92,8 +87,26 @@ func (c *checker) identity(m *perigee.Manifest) {
 	c.choice("isolation", m.Isolation, isolationRequest, "fresh", "shared")
 	c.next(m.Next)
 	c.outbound(m.Outbound)
-	if len(m.Secrets) > 0 {
-		c.unobeyed("secrets", "remove it")
+	c.secrets(m)
+}
+
+// secrets checks the names of secrets, which become names of the environment.
+func (c *checker) secrets(m *perigee.Manifest) {
+	if len(m.Secrets) > maxSecrets {
+		c.add("secrets", "there are %d: use at most %d", len(m.Secrets), maxSecrets)
+		return
+	}
+	for i, name := range m.Secrets {
+		key := fmt.Sprintf("secrets[%d]", i)
+		_, both := m.Env[name]
+		switch err := perigee.CheckEnvName(name); {
+		case err != nil:
+			c.add(key, "%v", err)
+		case slices.Index(m.Secrets, name) < i:
+			c.add(key, "%q is named twice: remove one", name)
+		case both:
+			c.add(key, "%q is a key of env, too: remove it there, where everybody can read it", name)
+		}
 	}
 }
 
@@ -195,25 +208,14 @@ func (c *checker) env(env map[string]string) {
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		key := "env." + name
 		switch value := env[name]; {
-		case !isEnvName(name):
-			c.add(key, "%s is not a name: use letters, digits and '_', and no digit first", quote(name))
+		case perigee.CheckEnvName(name) != nil:
+			c.add(key, "%v", perigee.CheckEnvName(name))
 		case !utf8.ValidString(value):
 			c.add(key, "the value is not UTF-8: encode it, for example as base64")
 		case strings.ContainsRune(value, 0):
 			c.add(key, "the value contains a NUL byte: remove it")
 		}
 	}
-}
-
-func isEnvName(s string) bool {
-	for i, r := range s {
-		digit := '0' <= r && r <= '9'
-		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || r == '_'
-		if !letter && (!digit || i == 0) {
-			return false
-		}
-	}
-	return s != ""
 }
 
 // checkPath reports why s is not a path that stays below the manifest's directory.

@@ -75,7 +75,12 @@ func TestCheckManifest(t *testing.T) {
 		{"next with a user", func(m *M) { m.Next = "https://u@example.com" }, "next", "user information"},
 		{"next of many", func(m *M) { m.Next = "https://*.example.com" }, "next", "name one"},
 		{"next of nothing", func(m *M) { m.Next = "file" }, "next", `or use "files"`},
-		{"secrets", func(m *M) { m.Secrets = []string{"A"} }, "secrets", "not obeyed"},
+		{"secrets", func(m *M) { m.Secrets = []string{"A", "_B2"} }, "", ""},
+		{"secret without a name", func(m *M) { m.Secrets = []string{"A", ""} }, "secrets[1]", "the name is empty"},
+		{"secret that is no name", func(m *M) { m.Secrets = []string{"2A"} }, "secrets[0]", "no digit first"},
+		{"secret twice", func(m *M) { m.Secrets = []string{"A", "B", "A"} }, "secrets[2]", "named twice"},
+		{"secret in env", func(m *M) { m.Secrets, m.Env = []string{"A"}, map[string]string{"A": "b"} }, "secrets[0]", "key of env"},
+		{"secrets many", func(m *M) { m.Secrets = many(65) }, "secrets", "at most 64"},
 		{"no secrets", func(m *M) { m.Secrets = []string{} }, "", ""},
 		{"outbound", func(m *M) {
 			m.Outbound = []string{"https://a.example", "http://10.0.0.1:8080", "https://*.a.example", "fn:b", "https://größe.example"}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -48,31 +47,12 @@ func TestContractSampleDecodes(t *testing.T) {
 	}
 }
 
-func TestContractSampleIsRefusedByNameOnly(t *testing.T) {
-	_, err := ParseManifestFor(ManifestName, contract(t), perigee.BuiltinRegions())
-	var ps strict.Problems
-	if !errors.As(err, &ps) {
-		t.Fatalf("got %v, want problems", err)
-	}
-	var keys []string
-	for _, p := range ps {
-		keys = append(keys, p.Key)
-		if !strings.Contains(p.Text, "not obeyed by this release") || p.Line == 0 {
-			t.Errorf("%v: want a line, and the reason that the release does not obey it", p)
-		}
-	}
-	if want := []string{"secrets"}; !reflect.DeepEqual(keys, want) {
-		t.Errorf("refused keys: got %v, want %v", keys, want)
-	}
-}
-
-func TestContractSampleWithoutTheseIsAccepted(t *testing.T) {
-	trimmed := regexp.MustCompile(`(?m)^secrets .*\n`).ReplaceAll(contract(t), nil)
-	m, err := ParseManifestFor(ManifestName, trimmed, perigee.BuiltinRegions())
+func TestContractSampleIsAccepted(t *testing.T) {
+	m, err := ParseManifestFor(ManifestName, contract(t), perigee.BuiltinRegions())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Next != "https://origin.example.com" || len(m.Outbound) != 1 || m.Placement.Warm["fra"] != 1 || len(m.Placement.Callers) != 1 || m.Secrets != nil {
+	if m.Next != "https://origin.example.com" || len(m.Outbound) != 1 || m.Placement.Warm["fra"] != 1 || len(m.Placement.Callers) != 1 || len(m.Secrets) != 1 {
 		t.Errorf("got %+v", m)
 	}
 }

@@ -21,6 +21,7 @@ const (
 	KindRevision Kind = "revision"
 	KindPointer  Kind = "pointer"
 	KindWeb      Kind = "web"
+	KindSecret   Kind = "secret"
 )
 
 // Payload is one of the types below.
@@ -44,6 +45,8 @@ func (k Kind) zero() Payload {
 		return new(Pointer)
 	case KindWeb:
 		return new(Web)
+	case KindSecret:
+		return new(Secret)
 	}
 	return nil
 }
@@ -88,8 +91,24 @@ func (t *Token) ExpiresAt() time.Time { return time.Unix(t.Expires, 0) }
 // Scope bounds what a deploy key may touch. The patterns are those of path.Match; an empty list
 // allows everything.
 type Scope struct {
-	Functions []string `json:"functions,omitempty"`
-	Hosts     []string `json:"hosts,omitempty"`
+	Functions  []string `json:"functions,omitempty"`
+	Hosts      []string `json:"hosts,omitempty"`
+	Placements []string `json:"placements,omitempty"` // places, as a manifest writes them
+}
+
+// AllowsPlacement reports whether the scope covers where a policy lets a function run: all entries of
+// its residency, or all of its pin, are among the places. It compares names, so that the answer does
+// not change with the catalogue of regions.
+func (s Scope) AllowsPlacement(p *perigee.Policy) bool {
+	within := func(list []string) bool {
+		for _, place := range list {
+			if !matchAny(s.Placements, place) {
+				return false
+			}
+		}
+		return len(list) > 0
+	}
+	return len(s.Placements) == 0 || within(p.Residency) || within(p.Pin)
 }
 
 // AllowsFunction reports whether the scope covers a function's name.
@@ -168,6 +187,15 @@ type Web struct {
 	Chain   [][]byte        `json:"chain"`   // DER certificates of the issuer, leaf first, without the root
 }
 
+// Secret is the value of a secret of a function, sealed by the person who signs to the nodes that may
+// run the function. The latest counts.
+type Secret struct {
+	Function string `json:"function"`
+	Name     string `json:"name"`
+	Sealed   []byte `json:"sealed,omitempty"` // envelope (package identity) with the record's HLC as its version; empty = removed
+}
+
+func (*Secret) kind() Kind   { return KindSecret }
 func (*Web) kind() Kind      { return KindWeb }
 func (*Genesis) kind() Kind  { return KindGenesis }
 func (*Token) kind() Kind    { return KindToken }

@@ -67,6 +67,7 @@ func samples() map[string]Payload {
 		"region":   &Region{Info: perigee.RegionInfo{Code: "zrh", City: "Zürich", Country: "CH", Point: perigee.Point{Lat: 47.45, Lon: 8.5}, Groups: []string{"eu"}}},
 		"revision": &Revision{Manifest: manifest, Bundle: filled(0xab), Size: 123456},
 		"pointer":  &Pointer{Function: "hello", Revision: filled(0xcd)},
+		"secret":   &Secret{Function: "hello", Name: "DB_URL", Sealed: []byte{1, 2, 3}},
 		"removal":  &Pointer{Function: "hello"},
 		"rollback": &Pointer{Function: "hello", Revision: filled(0xcd), Placement: &perigee.Policy{Residency: []string{"eu"}, Max: 2}, Rollout: "all"},
 		"smallest": &Revision{Manifest: perigee.Manifest{Name: "a", Wasm: "a.wasm"}, Bundle: filled(1)},

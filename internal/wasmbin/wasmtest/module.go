@@ -202,3 +202,19 @@ func Trap() []byte {
 	m.Export("handle_response", 0, m.Func("ii:", 0))
 	return m.Bytes()
 }
+
+// Environ returns an http-wasm handler that answers with its environment, as WASI gives it: each entry
+// ends with a NUL.
+func Environ() []byte {
+	const drop, load, sizes, pointers, buf = 0x1a, 0x28, 0, 64, 4096
+	var m Module
+	write := m.Import("http_handler", "write_body", "iii:")
+	size := m.Import("wasi_snapshot_preview1", "environ_sizes_get", "ii:i")
+	get := m.Import("wasi_snapshot_preview1", "environ_get", "ii:i")
+	m.Memory(1, 0)
+	m.Export("handle_request", 0, m.Func(":I", 0,
+		Const(sizes), Const(sizes+4), Call(size), drop, Const(pointers), Const(buf), Call(get), drop,
+		Const(1), Const(buf), Const(sizes+4), load, 2, 0, Call(write), Const64(0)))
+	m.Export("handle_response", 0, m.Func("ii:", 0))
+	return m.Bytes()
+}
