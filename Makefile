@@ -109,6 +109,7 @@ bench: bin/perigee ## figures of a whole cluster, as "name value" lines; docs/be
 bench-cluster: bin/perigee ## figures of clusters, simulated, real, and real in the lab (Linux, root): convergence, lost writes; docs/bench.md
 	go run ./internal/sim/cluster/bench
 	go run ./internal/survive/bench
+	go run ./internal/poison
 	go run ./internal/lab/bench -only converge,heal,bundle,join,hundred,detect
 	PERIGEE_FIGURES=1 go test -count=1 -timeout 20m -run '^(TestFalseDeaths|TestDetect|TestManyMembers)$$' -v ./gossip | sed -n 's/^FIGURE //p'
 	PERIGEE_FIGURES=1 go test -count=1 -timeout 20m -run '^TestIdleBytes$$' -v ./node | sed -n 's/^FIGURE //p'
