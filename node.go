@@ -112,6 +112,10 @@ const (
 type Load struct {
 	InFlight int32 `json:"inflight"` // requests running or queued
 	Slots    int32 `json:"slots"`    // requests it runs at once
+
+	// Service is what a request takes there, its median in microseconds; 0 = not known. Of a node's row
+	// it is left out: functions differ.
+	Service uint32 `json:"service,omitempty"`
 }
 
 // Routable reports whether requests may be sent to the node at all.

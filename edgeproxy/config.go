@@ -42,6 +42,9 @@ type Config struct {
 	// nil = only what RoundTrip returns is known.
 	LoadOf func(*http.Response) (perigee.Load, bool)
 
+	// WarmUp starts a function of the View here in the background. It is called, often, when a request
+	// went elsewhere only because the function is cold here; it must return at once. nil = not done.
+	WarmUp func(*perigee.Function)
 	// Peer returns the authenticated node that sent a hop. If set, hops that name another node as
 	// their entry are refused. nil = the entry a hop names is believed.
 	Peer func(*http.Request) (perigee.NodeClaims, bool)
@@ -139,6 +142,8 @@ type Result struct {
 	// Partial says that the guest runs on, so that Fuel is not the last word. It is for what is
 	// reported before Invoke returns.
 	Partial bool
+	// StartTook is how long the cold start took; 0 = there was none, or it is not known.
+	StartTook time.Duration
 }
 
 // The values of Result.Start.

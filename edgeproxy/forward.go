@@ -18,20 +18,36 @@ import (
 // forward tries candidates until one has answered, and returns nil then. Otherwise it returns why
 // the last try failed, or the refusal if there was nobody to try.
 func (v *visit) forward(ctx context.Context) error {
+	v.route = v.proxy.routes.of(v.fn, v.view.Desired.Functions)
+	v.route.asked()
 	demand := placement.Demand{Function: v.fn, Entry: v.proxy.cfg.Self, Caller: v.facts.region, Steer: v.steer, Rollout: v.rollout}
+	var room [maxTries]placement.Candidate
 	var lost error
 	for {
 		now := time.Now()
-		d := placement.Route(demand, v.view, func(id perigee.NodeID) placement.Fact { return v.fact(id, now) }, now, rand.Float64())
-		if d.Refusal != nil {
-			return cmp.Or(lost, error(&refusedError{d.Refusal}))
+		chance := rand.Float64()
+		candidates := room[:0]
+		if demand.Tried == nil {
+			candidates = room[:v.choose(now, chance, room[:])]
 		}
-		node, err := v.tryFirst(ctx, d.Candidates, now)
+		if len(candidates) == 0 {
+			d := placement.Route(demand, v.view, func(id perigee.NodeID) placement.Fact { return v.fact(id, now) }, now, chance)
+			if d.Refusal != nil {
+				return cmp.Or(lost, error(&refusedError{d.Refusal}))
+			}
+			candidates = d.Candidates
+		}
+		v.warmNear(candidates)
+		node, err := v.tryFirst(ctx, candidates, now)
 		if err == nil {
 			return nil
 		}
 		err = v.blame(ctx, err)
 		if !mayRetry(attempt{err, v.tries, v.answer.started(), isIdempotent(v.in), v.body != nil, v.body.state()}) {
+			return err
+		}
+		if !v.route.retry() {
+			v.proxy.metrics.unretried.Inc()
 			return err
 		}
 		if errors.Is(err, errLost) {
@@ -90,9 +106,23 @@ func (v *visit) tryFirst(ctx context.Context, candidates []placement.Candidate, 
 	return "", errors.New("no candidate") // Route returns one or a refusal
 }
 
+// warmNear has this node start the function in the background when a request goes elsewhere only because
+// it is cold here: serve far now, warm near.
+func (v *visit) warmNear(candidates []placement.Candidate) {
+	if v.proxy.cfg.WarmUp == nil || candidates[0].Node == v.proxy.cfg.Self || !candidates[0].Warm {
+		return
+	}
+	for i := range candidates[1:] {
+		if c := &candidates[1+i]; c.Node == v.proxy.cfg.Self && !c.Warm && c.Score.Total-c.Score.Start < candidates[0].Score.Total {
+			v.proxy.cfg.WarmUp(v.fn)
+		}
+	}
+}
+
 // fact is what Route is told about a node.
 func (v *visit) fact(id perigee.NodeID, now time.Time) (f placement.Fact) {
 	rev := v.revision(id)
+	f.Start = v.route.startTime()
 	if id == v.proxy.cfg.Self {
 		f.Load, f.LoadAt, f.Measured = v.proxy.cfg.Local.Load(rev), now, true
 		return f
@@ -157,8 +187,16 @@ func (v *visit) runHere(ctx context.Context, c *placement.Candidate) error {
 		v.unexpect()
 	} else {
 		v.report(result)
+		v.learn(result.Start, result.StartTook)
 	}
 	return err
+}
+
+// learn notes what a cold start took.
+func (v *visit) learn(start string, took time.Duration) {
+	if start == StartCold && took > 0 {
+		v.route.started(took)
+	}
 }
 
 // runThere has a peer run the function. only says that there is no other candidate, so that a cold
@@ -187,6 +225,9 @@ func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, 
 		return v.hopFailed(ctx, err, tr)
 	}
 	v.receipt.Hop = time.Since(sent)
+	if resp.Header.Get(hopStart) == StartCold {
+		v.learn(StartCold, v.receipt.Hop-c.Score.Way-c.Score.Service)
+	}
 	err = v.relay(c.Node, resp, tr)
 	if cfg.LoadOf != nil {
 		if last, ok := cfg.LoadOf(resp); ok {

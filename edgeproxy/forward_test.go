@@ -327,7 +327,9 @@ func TestColdIsMarked(t *testing.T) {
 	}
 	h := newHops().on("lhr-1", see("lhr-1")).on("fra-1", see("fra-1")).on("syd-1", see("syd-1"))
 	local := failing(&perigee.HopError{Code: perigee.RefusedNotHere})
-	send(newProxy(t, newWorld("wdc-1:cold", "lhr-1", "fra-1:cold", "syd-1"), "wdc-1", local, h), request("GET", "/", nil))
+	first := newWorld("wdc-1:cold", "lhr-1", "fra-1:cold", "syd-1")
+	first.change(func(m *perigee.Manifest) { m.Placement.Prefer = []string{"lhr", "syd"} })
+	send(newProxy(t, first, "wdc-1", local, h), request("GET", "/", nil))
 	equal(t, "marks", fmt.Sprint(cold), "map[fra-1:1 lhr-1: syd-1:]")
 	w := newWorld("wdc-1", "lhr-1")
 	w.change(func(m *perigee.Manifest) { m.Placement.Pin = []string{"lhr"} })

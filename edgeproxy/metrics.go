@@ -14,8 +14,10 @@ type Metrics struct {
 	served   *prometheus.CounterVec
 	refusals *prometheus.CounterVec
 	retries  prometheus.Counter
-	certs    *prometheus.CounterVec
-	inFlight prometheus.Gauge
+
+	unretried prometheus.Counter
+	certs     *prometheus.CounterVec
+	inFlight  prometheus.Gauge
 
 	refusedConns prometheus.Counter
 	droppedLines prometheus.Counter
@@ -52,6 +54,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "perigee_edgeproxy_request_seconds", Help: "Time from a request's head to the end of its response, by where it ran.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"where"}),
+		unretried: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "perigee_edgeproxy_unretried_total", Help: "Requests that failed since their function had no retry left.",
+		}),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "perigee_edgeproxy_retries_total", Help: "Tries of a request after its first.",
 		}),
@@ -73,7 +78,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for i, where := range wheres {
 		m.time[i] = m.seconds.WithLabelValues(where)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.certs, m.inFlight, m.refusedConns, m.droppedLines)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.unretried, m.certs, m.inFlight, m.refusedConns, m.droppedLines)
 	return m
 }
 

@@ -20,6 +20,7 @@ type Proxy struct {
 	log     *slog.Logger
 	metrics *Metrics
 	peers   *peers
+	routes  *routes
 	buffers *buffers
 
 	census    *census
@@ -47,7 +48,7 @@ func New(cfg Config) (*Proxy, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), buffers: newBuffers()}
+	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), routes: newRoutes(), buffers: newBuffers()}
 	p.census = newCensus(cfg.MaxConns, cfg.MaxConnsPerIP)
 	if cfg.AccessLog != nil {
 		p.access = newAccessLog(cfg.AccessLog, p.metrics.droppedLines.Inc)

@@ -32,6 +32,7 @@ type visit struct {
 	view    *perigee.View
 	fn      *perigee.Function  // nil = not known
 	rollout *placement.Rollout // of fn; nil = its live revision runs everywhere
+	route   *route             // of fn; set by forward
 	steer   placement.Steer
 	body    *body // nil = none
 

@@ -77,6 +77,28 @@ func (r *replicator) demand(ctx context.Context, rev *perigee.Revision) error {
 	return nil
 }
 
+// warmUp makes a live revision warm in the background, for the requests that come next. It returns at
+// once and does nothing while that is under way, failed a moment ago, or is not allowed here.
+func (r *replicator) warmUp(rev *perigee.Revision) {
+	r.mu.Lock()
+	busy := r.ended || r.trying[rev.ID] || time.Now().Before(r.failed[rev.ID].next)
+	if !busy {
+		r.trying[rev.ID] = true
+		r.work.Go(func() {
+			ctx, cancel := context.WithTimeout(r.life, workTime)
+			defer cancel()
+			err := r.demand(ctx, rev)
+			r.mu.Lock()
+			delete(r.trying, rev.ID)
+			r.mu.Unlock()
+			if err != nil && !errors.Is(err, errStopping) {
+				r.log.Debug("warm up for a function's callers", "function", rev.Manifest.Name, "revision", rev.ID, "err", err)
+			}
+		})
+	}
+	r.mu.Unlock()
+}
+
 // unloaded notes that the runtime has let go of a revision by itself, which stays held.
 func (r *replicator) unloaded(h *holding) {
 	r.mu.Lock()

@@ -29,16 +29,18 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 		key: usage.Key{Function: fn.Name, Revision: rev, Region: l.n.Claims().Region, Caller: callerOf(ctx, r)},
 	}, head: r.Method == http.MethodHead}
 	defer m.lost()
+	began := time.Now()
 	used, err := l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
 	if errors.Is(err, runtime.ErrNotLoaded) { // its code slept and is gone from the cache; nothing was started
 		l.n.rep.unloaded(h)
 		if res, h, err = l.warm(ctx, fn, rev); err != nil {
 			return res, err
 		}
-		m.result, m.cold = res, true
+		m.result, m.cold, began = res, true, time.Now()
 		used, err = l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
 	}
 	m.end(used, err)
+	h.took(time.Since(began), err)
 	guest := (*runtime.GuestError)(nil)
 	if errors.As(err, &guest) {
 		l.n.lines.crashed(fn.Name, rev, r.Header.Get(edgeproxy.HeaderRequestID), guest)
@@ -53,6 +55,7 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 // warm returns a revision that is loaded, after bringing it here if it is the live one.
 func (l local) warm(ctx context.Context, fn *perigee.Function, rev perigee.RevisionID) (res edgeproxy.Result, h *holding, err error) {
 	res.Start = edgeproxy.StartWarm
+	began := time.Now()
 	h = l.n.rep.have(rev)
 	if state, why := l.n.trials.state(rev); state == perigee.TrialFailed && fn.Rollout != placement.RolloutAll {
 		return res, nil, l.notHere(fmt.Errorf("%w: %s", errFailedTrial, why))
@@ -68,7 +71,7 @@ func (l local) warm(ctx context.Context, fn *perigee.Function, rev perigee.Revis
 		if h = l.n.rep.have(rev); h == nil {
 			return res, nil, l.notHere(nil)
 		}
-		res.Start = edgeproxy.StartCold
+		res.Start, res.StartTook = edgeproxy.StartCold, time.Since(began)
 	}
 	h.used.Store(time.Now().UnixNano())
 	return res, h, nil
@@ -107,5 +110,11 @@ func (l local) refused(rev perigee.RevisionID, err error) error {
 // Load returns the load of a revision here.
 func (l local) Load(rev perigee.RevisionID) perigee.Load {
 	load, _ := l.n.runtime.Stats(rev)
+	if h := l.n.rep.have(rev); h != nil {
+		load.Service = h.service.us.Load()
+	}
 	return load
 }
+
+// warmUp starts a function here in the background, unless it is under way.
+func (l local) warmUp(fn *perigee.Function) { l.n.rep.warmUp(fn.Live) }

@@ -66,8 +66,23 @@ type holding struct {
 	values string         // which values of its secrets its guest has, if Warm
 	used   atomic.Int64   // when a request last asked for it, in Unix nanoseconds
 
+	service service      // what its requests take
+	busy    atomic.Int64 // what they took altogether, in nanoseconds
+
 	rescue   time.Time // guarded by mu: until then it stays, though it was fetched for requests only
 	unwanted time.Time // guarded by mu: since when nothing asks for it; zero = something does
+}
+
+// took counts a request that the guest was started for.
+func (h *holding) took(d time.Duration, err error) {
+	var full *runtime.Overload
+	if errors.As(err, &full) {
+		return
+	}
+	h.busy.Add(int64(d))
+	if err == nil {
+		h.service.add(d)
+	}
 }
 
 // failure is a revision that could not be brought here.

@@ -72,3 +72,39 @@ func BenchmarkPlan(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkPick is the choice with prepared nodes: 10,000 functions on 1000 nodes, 20 of which have each.
+func BenchmarkPick(b *testing.B) {
+	const functions = 10_000
+	v, _ := benchWorld(1000, 50)
+	all := make([]*Choices, functions)
+	facts := make([][]Fact, functions)
+	for i := range all {
+		fn := function(perigee.Policy{Prefer: []string{"fra", "eu"}})
+		fn.Name = fmt.Sprintf("fn-%d", i)
+		all[i] = NewChoices(fn, "ams-0", "", v, func(perigee.NodeID) Fact { return Fact{} }, noon)
+		for k := range all[i].Len() {
+			facts[i] = append(facts[i], Fact{RTT: time.Duration(10+k) * time.Millisecond, Measured: true, InFlight: k})
+		}
+	}
+	var out [4]Candidate
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		i = (i + 7919) % functions
+		if all[i].Pick(facts[i], noon, 0.5, out[:]) == 0 {
+			b.Fatal("no choice")
+		}
+	}
+}
+
+// The choice allocates nothing.
+func TestPickAllocatesNothing(t *testing.T) {
+	v, _ := benchWorld(100, 5)
+	c := NewChoices(function(perigee.Policy{Residency: []string{"eu"}, Prefer: []string{"fra"}, Callers: []perigee.CallerRule{{From: []string{"eu"}, Run: []string{"eu"}}}}), "ams-0", "", v, func(perigee.NodeID) Fact { return Fact{} }, noon)
+	facts := make([]Fact, c.Len())
+	var out [MaxCandidates]Candidate
+	if n := testing.AllocsPerRun(100, func() { c.Pick(facts, noon, 0.5, out[:]) }); n != 0 || c.Len() == 0 {
+		t.Errorf("%v allocations for %d choices", n, c.Len())
+	}
+}

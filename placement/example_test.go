@@ -78,13 +78,13 @@ func ExampleRoute() {
 	}
 	decide := func(p perigee.Policy, steer placement.Steer) {
 		d := placement.Demand{Function: hello(p), Entry: "syd-1", Steer: steer}
-		decision := placement.Route(d, view(), fact, time.Now(), 0.5)
+		decision := placement.Route(d, view(), fact, time.Now(), 0)
 		if r := decision.Refusal; r != nil {
 			fmt.Println(r.Status, r.Detail)
 			return
 		}
 		best := decision.Candidates[0]
-		fmt.Println(best.Node, best.RTT, best.Reason)
+		fmt.Println(best.Node, best.Score.Way, best.Reason)
 	}
 	decide(perigee.Policy{}, placement.Steer{})
 	decide(perigee.Policy{Residency: []string{"eu"}}, placement.Steer{})

@@ -35,7 +35,7 @@ func sources(t *testing.T) (files []*ast.File, fset *token.FileSet) {
 // The package computes and does nothing else. It may import what can only compute, may use package
 // time for its types but not for its clock, keeps no package-level variable and starts no goroutine.
 func TestPurity(t *testing.T) {
-	imports := []string{"cmp", "errors", "fmt", "maps", "slices", "strconv", "strings", "time", "github.com/perigee-edge/perigee"}
+	imports := []string{"cmp", "errors", "fmt", "maps", "math", "slices", "strconv", "strings", "time", "github.com/perigee-edge/perigee"}
 	ofTime := []string{"Time", "Duration", "Millisecond", "Microsecond", "Second"}
 	files, fset := sources(t)
 	for _, f := range files {

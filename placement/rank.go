@@ -2,7 +2,7 @@ package placement
 
 import (
 	"cmp"
-	"slices"
+	"math"
 	"strings"
 	"time"
 
@@ -13,144 +13,115 @@ import (
 type option struct {
 	peer  *perigee.Peer
 	class class
-	rtt   time.Duration
-	cost  time.Duration // rtt, or the penalty if that is longer
-	used  int           // requests there
-	slots int           // requests it runs at once; 0 = unknown
-	near  bool          // no farther than window from the nearest of its class
+	used  int // requests there
+	slots int // requests it runs at once; 0 = unknown
+	score Score
 }
 
-// class is what is compared before distance, the lower the better. In order of weight: has the
-// bundle, not ejected, in the place the client prefers, early in the policy's prefer, warm.
+// Score is how long a request is expected to take on a node, and of what that is made up.
+type Score struct {
+	Way     time.Duration `json:"way"`     // round trip from the entry node: measured, or estimated from distance; 0 for itself
+	Service time.Duration `json:"service"` // what the function takes there, by its median
+	Wait    time.Duration `json:"wait"`    // until a slot is free
+	Start   time.Duration `json:"start"`   // of a cold node
+	Target  time.Duration `json:"target"`  // the way from there to what near names
+	Penalty time.Duration `json:"penalty"` // it counts as at least this far away: recent failures
+	Total   time.Duration `json:"total"`   // max(Way + Service + Wait + Start + Target, Penalty)
+	Chance  float64       `json:"chance"`  // with which it is drawn; 0 = not among the best
+}
+
+// What is assumed until something is known.
+const (
+	assumedService = 10 * time.Millisecond
+	assumedStart   = 150 * time.Millisecond // load from disk and compile, or from the cache
+	assumedFetch   = 350 * time.Millisecond // fetch a bundle before that
+)
+
+// class is what is compared before the score, the lower the better. In order of weight: has the
+// bundle, not ejected, in the place the client prefers, early in the policy's prefer.
 type class uint64
 
 const (
-	classCold    class = 1 << 0  // not loaded there
 	classTier    class = 1 << 1  // times the index in prefer
 	classUnasked class = 1 << 40 // not where the client prefers
 	classEjected class = 1 << 41 // failed lately
 	classFetch   class = 1 << 42 // the bundle is not there either; whoever has it may be the one that fails
 )
 
-// window is how much farther than the nearest a node may be and still count as near: differences
-// below it are noise, and load decides.
-func window(nearest time.Duration) time.Duration {
-	return max(2*time.Millisecond, nearest/10)
-}
-
 // busy reports that a request sent there would wait. Of a node that never reported its slots
 // nothing is known that speaks against it.
 func (o *option) busy() bool { return o.slots > 0 && o.used >= o.slots }
 
-// queue is how long a request sent there would wait, in service times of the function.
-func (o *option) queue() float64 {
-	if !o.busy() {
-		return 0
-	}
-	return float64(o.used+1-o.slots) / float64(o.slots)
-}
-
 // load is the share of its slots in use, for comparison.
 func (o *option) load() float64 { return float64(o.used) / float64(max(1, o.slots)) }
 
-// free is the weight of the node in a draw: its free slots. A node with unknown slots counts as
-// having one, shared with what was sent there.
-func (o *option) free() float64 {
-	if o.slots > 0 {
-		return float64(max(0, o.slots-o.used))
-	}
-	return 1 / float64(1+o.used)
-}
-
-// byCost orders options of any class, near or not.
-func byCost(a, b *option) int {
-	return cmp.Or(
-		cmp.Compare(a.class, b.class),
-		cmp.Compare(a.cost, b.cost),
-		strings.Compare(string(a.peer.ID), string(b.peer.ID)),
-	)
-}
-
-// byRank is byCost, except that within a class the near ones come first, and of those the ones with
-// a free slot and then the ones where fewest wait for one.
+// byRank orders options, best first; it is total, since IDs differ.
 func byRank(a, b *option) int {
-	if c := cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(a.band(), b.band())); c != 0 {
-		return c
+	if a.class != b.class {
+		return cmp.Compare(a.class, b.class)
 	}
-	if a.near {
-		if c := cmp.Compare(a.queue(), b.queue()); c != 0 {
-			return c
-		}
+	if a.score.Total != b.score.Total {
+		return cmp.Compare(a.score.Total, b.score.Total)
 	}
-	return byCost(a, b)
+	return strings.Compare(string(a.peer.ID), string(b.peer.ID))
 }
 
-func (o *option) band() int {
-	switch {
-	case o.near && !o.busy():
-		return 0
-	case o.near:
-		return 1
-	}
-	return 2
-}
-
-// shortlist keeps the best options by byCost. Its room is part of it, so that it lives on the stack.
+// shortlist keeps the best options, sorted. Its room is part of it, so that it lives on the stack.
 type shortlist struct {
 	room  [MaxCandidates]option
-	n     int // options in room, sorted
+	n     int // options in room
 	limit int // n is at most this; at most MaxCandidates
 }
 
-func (s *shortlist) add(o option) {
+func (s *shortlist) add(o *option) {
 	if s.n == s.limit {
-		if s.n == 0 || byCost(&o, &s.room[s.n-1]) >= 0 {
+		if s.n == 0 || byRank(o, &s.room[s.n-1]) >= 0 {
 			return
 		}
 		s.n--
 	}
 	at := s.n
-	for ; at > 0 && byCost(&o, &s.room[at-1]) < 0; at-- {
+	for ; at > 0 && byRank(o, &s.room[at-1]) < 0; at-- {
 		s.room[at] = s.room[at-1]
 	}
-	s.room[at] = o
+	s.room[at] = *o
 	s.n++
 }
 
 func (s *shortlist) options() []option { return s.room[:s.n] }
 
-// rank orders the options, best first, and draws the first among equals: those of the best class
-// that are near and not busy, each with the weight of its free slots. Always sending to the nearest
-// of them, or to the least busy, would make all entry nodes send to the same one between two
-// reports of its load. The entry node itself is not drawn against: if it is best, no hop is better.
-func rank(options []option, entry perigee.NodeID, chance float64) {
-	slices.SortFunc(options, func(a, b option) int { return byCost(&a, &b) })
-	var nearest *option
-	for i := range options {
-		o := &options[i]
-		if nearest == nil || nearest.class != o.class {
-			nearest = o
-		}
-		o.near = o.cost <= nearest.cost+window(nearest.cost)
-	}
-	slices.SortFunc(options, func(a, b option) int { return byRank(&a, &b) })
-	if len(options) == 0 || options[0].peer.ID == entry {
+// among is how much longer than the best a node may take and still be drawn: what is nearly as good
+// shares the work, since the best of this moment is the best for all entry nodes.
+func among(best time.Duration) time.Duration { return max(2*time.Millisecond, best/20) }
+
+// draw gives the options of the best class, which are sorted, their chances, and puts the one that is
+// drawn first. A better one is drawn more often, by a factor of e for half a millisecond and a fiftieth of the best. The
+// entry node itself is not drawn against: if it is best and has a free slot, no hop pays.
+func draw(options []option, entry perigee.NodeID, chance float64) {
+	best := &options[0]
+	if best.peer.ID == entry && !best.busy() {
+		best.score.Chance = 1
 		return
 	}
-	equals := 0
-	sum := 0.0
-	for equals < len(options) && options[equals].class == options[0].class && options[equals].band() == 0 {
-		sum += options[equals].free()
-		equals++
+	least := best.score.Total
+	tau := float64(500*time.Microsecond + least/50)
+	n, sum := 0, 0.0
+	for n < len(options) && options[n].class == best.class && options[n].score.Total <= least+among(least) {
+		options[n].score.Chance = math.Exp(-float64(options[n].score.Total-least) / tau)
+		sum += options[n].score.Chance
+		n++
 	}
-	point := chance * sum
-	for i := range equals {
-		point -= options[i].free()
-		if point < 0 {
-			drawn := options[i]
-			copy(options[1:i+1], options[:i])
-			options[0] = drawn
-			return
+	drawn, point := 0, chance*sum
+	for i := range n {
+		if point >= 0 {
+			drawn = i
 		}
+		point -= options[i].score.Chance
+		options[i].score.Chance /= sum
+	}
+	if drawn > 0 {
+		o := options[drawn]
+		copy(options[1:drawn+1], options[:drawn])
+		options[0] = o
 	}
 }

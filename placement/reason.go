@@ -16,6 +16,8 @@ const (
 	ReasonOnlyAllowed   Reason = "only-allowed"
 	ReasonColdNearest   Reason = "cold-nearest"
 	ReasonColdFetch     Reason = "cold-fetch"
+	ReasonColdSooner    Reason = "cold-sooner"
+	ReasonThrough       Reason = "shortest-in-all"
 	ReasonNext          Reason = "next-candidate"
 	ReasonLastResort    Reason = "last-resort"
 )
@@ -43,6 +45,9 @@ const (
 	ReasonFull       Reason = "full-share"
 )
 
+// ReasonNoCopy is why an allowed node is no candidate for a request.
+const ReasonNoCopy Reason = "no-copy"
+
 // Text says the reason in a few words, for tables and explanations. It is empty for a word that is
 // no reason.
 func (r Reason) Text() string {
@@ -52,7 +57,7 @@ func (r Reason) Text() string {
 	case ReasonNearestWarm:
 		return "the nearest warm node that is allowed and answers, or one as near"
 	case ReasonLessLoaded:
-		return "as near as the nearest warm node, and less busy"
+		return "a nearer warm node is busier, and the answer comes sooner from here"
 	case ReasonPreferred:
 		return "in the first place of prefer that has capacity"
 	case ReasonClientPrefers:
@@ -65,6 +70,10 @@ func (r Reason) Text() string {
 		return "no warm node: the nearest that has the bundle on disk starts it"
 	case ReasonColdFetch:
 		return "no other allowed node has the bundle: this one fetches and starts it"
+	case ReasonColdSooner:
+		return "starting it here takes less than the way to a warm node"
+	case ReasonThrough:
+		return "its way and the way from there to what near names are the shortest together"
 	case ReasonNext:
 		return "the nodes before it refused or did not answer"
 	case ReasonLastResort:
@@ -83,6 +92,8 @@ func (r Reason) Text() string {
 		return "the loss of one such place must leave a holder"
 	case ReasonNear:
 		return "nearest to what the function should be near to"
+	case ReasonNoCopy:
+		return "it has no copy of the bundle"
 	case ReasonFull:
 		return "it holds its share of functions already"
 	case ReasonNotAllowed:

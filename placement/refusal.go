@@ -12,18 +12,18 @@ import (
 
 // Refusal says why no node serves a request. Its texts are for the client and name no address.
 type Refusal struct {
-	Status  int      // 503: allowed, but nobody can now; 403: a forced place is not allowed
-	Cause   Cause    // which of the cases of docs/placement.md it is
-	Rule    string   // the rule as the manifest spells it, like `pin = ["fra"]`; "" if no rule excludes a node
-	Nearest *Nearest // the nearest node that Rule excludes; nil if it excludes none in service
-	Detail  string   // one sentence with all of it
+	Status  int      `json:"status"`            // 503: allowed, but nobody can now; 403: a forced place is not allowed
+	Cause   Cause    `json:"cause"`             // which of the cases of docs/placement.md it is
+	Rule    string   `json:"rule,omitempty"`    // the rule as the manifest spells it, like `pin = ["fra"]`; "" if no rule excludes a node
+	Nearest *Nearest `json:"nearest,omitempty"` // the nearest node that Rule excludes; nil if it excludes none in service
+	Detail  string   `json:"detail"`            // one sentence with all of it
 }
 
 // Nearest is the nearest node that a rule excludes.
 type Nearest struct {
-	Node   perigee.NodeID
-	Region perigee.Region
-	RTT    time.Duration // from the entry node: measured, or estimated from distance
+	Node   perigee.NodeID `json:"node"`
+	Region perigee.Region `json:"region"`
+	RTT    time.Duration  `json:"rtt"` // from the entry node: measured, or estimated from distance
 }
 
 // Cause tells refusals apart.
@@ -42,8 +42,8 @@ const (
 
 // refusal explains why no node is left. It runs only when there is none, so it looks at all nodes
 // anew and takes its time.
-func (r *request) refusal() *Refusal {
-	c := r.census()
+func (r *request) refusal(facts func(perigee.NodeID) Fact) *Refusal {
+	c := r.census(facts)
 	if r.Steer.Mode == SteerForce {
 		return r.forceRefusal(c)
 	}
@@ -93,7 +93,7 @@ type census struct {
 	entry     perigee.NodeID
 }
 
-func (r *request) census() *census {
+func (r *request) census(facts func(perigee.NodeID) Fact) *census {
 	type neighbour struct {
 		*perigee.Peer
 		Nearest
@@ -101,9 +101,9 @@ func (r *request) census() *census {
 	c := &census{estimates: map[perigee.NodeID]bool{}, entry: r.Entry}
 	var all []neighbour
 	for id, p := range r.view.Observed.Nodes {
-		f := r.facts(id)
+		f := facts(id)
 		c.estimates[id] = !f.Measured
-		all = append(all, neighbour{p, Nearest{id, p.Region, r.distance(p, f)}})
+		all = append(all, neighbour{p, Nearest{id, p.Region, r.distance(p, &f)}})
 	}
 	slices.SortFunc(all, func(a, b neighbour) int {
 		return cmp.Or(cmp.Compare(a.RTT, b.RTT), strings.Compare(string(a.Node), string(b.Node)))

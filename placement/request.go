@@ -6,23 +6,23 @@ import (
 	"github.com/perigee-edge/perigee"
 )
 
-// request is one call of Route: the demand with all that is known about it.
+// request is one call of Route, or many for which Choices were made: the demand with all that is known
+// about it beforehand.
 type request struct {
 	*Demand
 	view   *perigee.View
-	fact   func(perigee.NodeID) Fact
-	now    time.Time
 	rules  rules
 	prefer []perigee.Term
 	origin perigee.Region // of the entry node; "" = unknown
 	place  perigee.Term   // what the client asked for
+	target *target        // what near names; nil = nothing that anybody has reached
 
 	estimates estimates
 }
 
-func newRequest(d *Demand, v *perigee.View, fact func(perigee.NodeID) Fact, now time.Time, buf []perigee.Term) request {
+func newRequest(d *Demand, v *perigee.View, buf []perigee.Term) request {
 	p := d.Function.Policy()
-	r := request{Demand: d, view: v, fact: fact, now: now}
+	r := request{Demand: d, view: v, target: targetIn(d.Function, v)}
 	r.prefer, buf, _ = parseTerms(p.Prefer, buf)
 	r.rules = compile(p, v.Desired.Regions, buf)
 	if entry := v.Observed.Nodes[d.Entry]; entry != nil {
@@ -81,16 +81,8 @@ func (r *request) retried() bool {
 	return false
 }
 
-// facts returns what the entry node knows of a node.
-func (r *request) facts(id perigee.NodeID) Fact {
-	if r.fact == nil {
-		return Fact{}
-	}
-	return r.fact(id)
-}
-
 // distance is the round trip to a node: measured if it was, else estimated.
-func (r *request) distance(p *perigee.Peer, f Fact) time.Duration {
+func (r *request) distance(p *perigee.Peer, f *Fact) time.Duration {
 	switch {
 	case p.ID == r.Entry:
 		return 0
@@ -100,35 +92,76 @@ func (r *request) distance(p *perigee.Peer, f Fact) time.Duration {
 	return r.estimates.to(p.Region, r.origin, r.rules.regions)
 }
 
-// option puts together what the rank of a node depends on.
-func (r *request) option(p *perigee.Peer, warmth perigee.Warmth) option {
-	f := r.facts(p.ID)
-	o := option{peer: p, rtt: r.distance(p, f)}
-	o.cost = max(o.rtt, f.Penalty)
-	load := p.Load
-	if f.Load.Slots > 0 && r.now.Sub(f.LoadAt) <= LoadTTL || load.Slots == 0 {
-		load = f.Load
+// choice is a node that may serve the request, with what of its rank does not change from request to
+// request.
+type choice struct {
+	peer     *perigee.Peer
+	warmth   perigee.Warmth
+	tier     int           // the first entry of prefer that it is in; their number if it is in none
+	last     int           // the number of entries of prefer
+	asked    bool          // the client prefers a place
+	there    bool          // and it is in it
+	local    bool          // it is the entry node
+	estimate time.Duration // of the round trip there
+	target   time.Duration // from there to what near names
+}
+
+func (r *request) choice(p *perigee.Peer, warmth perigee.Warmth) choice {
+	return choice{
+		peer: p, warmth: warmth,
+		tier: tierOf(r.prefer, p.NodeClaims, r.rules.regions), last: len(r.prefer),
+		asked:    r.Steer.Mode == SteerPrefer,
+		there:    r.Steer.Mode == SteerPrefer && r.inPlace(p.NodeClaims),
+		local:    p.ID == r.Entry,
+		estimate: r.distance(p, &Fact{}),
+		target:   r.target.way(p),
+	}
+}
+
+// rate puts together what the rank of a node depends on at the moment.
+func (c *choice) rate(f *Fact, now time.Time, o *option) {
+	o.peer = c.peer
+	load := &c.peer.Load
+	if f.Load.Slots > 0 && now.Sub(f.LoadAt) <= LoadTTL || load.Slots == 0 {
+		load = &f.Load
 	}
 	o.used, o.slots = max(f.InFlight, int(load.InFlight)), int(load.Slots)
 
-	tier := len(r.prefer)
+	s := &o.score
+	s.Service = assumedService
+	if load.Service > 0 {
+		s.Service = time.Duration(load.Service) * time.Microsecond
+	}
+	if o.busy() {
+		s.Wait = s.Service * time.Duration(o.used+1-o.slots) / time.Duration(o.slots)
+	}
+	if s.Way = c.estimate; f.Measured && !c.local {
+		s.Way = f.RTT
+	}
+	if c.warmth < perigee.Warm {
+		if s.Start = assumedStart; f.Start > 0 {
+			s.Start = f.Start
+		}
+	}
+	s.Target, s.Penalty = c.target, f.Penalty
+	s.Total = max(s.Way+s.Service+s.Wait+s.Start+s.Target, s.Penalty)
+
+	tier := c.last
 	if !o.busy() {
-		tier = tierOf(r.prefer, p.NodeClaims, r.rules.regions)
+		tier = c.tier
 	}
 	o.class = classTier * class(tier)
-	if r.Steer.Mode == SteerPrefer && (o.busy() || !r.inPlace(p.NodeClaims)) {
+	if c.asked && (o.busy() || !c.there) {
 		o.class |= classUnasked
 	}
-	switch warmth {
-	case perigee.Absent:
-		o.class |= classFetch | classCold
-	case perigee.Held:
-		o.class |= classCold
+	if c.warmth == perigee.Absent {
+		o.class |= classFetch
+		s.Start += assumedFetch
+		s.Total += assumedFetch
 	}
-	if f.EjectedUntil.After(r.now) {
+	if f.EjectedUntil.After(now) {
 		o.class |= classEjected
 	}
-	return o
 }
 
 // reason says why the first of the options is first. only means that the hard rules left no other.
@@ -147,14 +180,28 @@ func (r *request) reason(options []option, only bool) Reason {
 		return ReasonClientPrefers
 	case tierOf(r.prefer, o.peer.NodeClaims, r.rules.regions) < len(r.prefer) && !o.busy():
 		return ReasonPreferred
-	case o.class&classCold != 0:
+	}
+	others := options[1:]
+	if o.score.Start > 0 {
+		for i := range others {
+			if n := &others[i]; n.class == o.class && n.score.Start == 0 {
+				return ReasonColdSooner
+			}
+		}
 		return ReasonColdNearest
-	case o.peer.ID == r.Entry:
+	}
+	if o.peer.ID == r.Entry {
 		return ReasonLocalWarm
 	}
-	for i := range options[1:] {
-		n := &options[1+i]
-		if n.class == o.class && n.cost < o.cost && n.load() > o.load() {
+	for i := range others {
+		n := &others[i]
+		if n.class != o.class || n.score.Start > 0 || n.score.Way >= o.score.Way {
+			continue
+		}
+		if n.score.Target > o.score.Target {
+			return ReasonThrough
+		}
+		if n.load() > o.load() || n.score.Wait+n.score.Service > o.score.Wait+o.score.Service {
 			return ReasonLessLoaded
 		}
 	}

@@ -42,6 +42,7 @@ type Fact struct {
 	Load         perigee.Load  // what it last reported on a response
 	LoadAt       time.Time     // when; a report older than LoadTTL gives way to the View's
 	Penalty      time.Duration // it counts as at least this far away: recent failures
+	Start        time.Duration // what a cold start of the function took lately, here or anywhere; 0 = not known
 	EjectedUntil time.Time     // until then it is offered only after the others that have the bundle
 }
 
@@ -56,9 +57,9 @@ const MaxCandidates = 16
 type Candidate struct {
 	Node   perigee.NodeID
 	Region perigee.Region
-	RTT    time.Duration // from the entry node: measured, or estimated from distance; 0 for itself
-	Warm   bool          // the revision is loaded there; if not, it has a cold start
-	Reason Reason        // why it serves, if it does; for the receipt
+	Warm   bool   // the revision is loaded there; if not, it has a cold start
+	Reason Reason // why it serves, if it does; for the receipt
+	Score  Score
 }
 
 // Decision is what Route says. Exactly one of its fields is set.
@@ -81,15 +82,19 @@ const maxFetchers = 2
 //     reach has it to give. Otherwise, nodes that failed lately (EjectedUntil) come last.
 //  3. The place the client prefers comes first, then the entries of the policy's prefer in order. A
 //     node whose slots are full loses this advantage.
-//  4. Warm nodes come before cold ones.
-//  5. The nearest comes first. Among those no farther than max(2 ms, 10 %) from it, load decides.
+//  4. The one where the answer is expected soonest comes first (Score). Among those nearly as good one
+//     is drawn.
+//
+// It looks at all nodes; Choices are prepared once and looked at many times.
 func Route(d Demand, v *perigee.View, fact func(perigee.NodeID) Fact, now time.Time, chance float64) Decision {
 	var terms [8]perigee.Term
-	r := newRequest(&d, v, fact, now, terms[:0])
-	// The free and the busy are listed apart, so that no number of near but busy nodes hides one
-	// that is free.
-	free, busy, fetch := shortlist{limit: MaxCandidates}, shortlist{limit: MaxCandidates}, shortlist{limit: maxFetchers}
-	allowed, excluded, fetchersTried, source := 0, 0, 0, false
+	r := newRequest(&d, v, terms[:0])
+	facts := func(id perigee.NodeID) Fact { return Fact{} }
+	if fact != nil {
+		facts = fact
+	}
+	list, fetch := shortlist{limit: MaxCandidates}, shortlist{limit: maxFetchers}
+	var c counts
 	for _, p := range v.Observed.Nodes {
 		standing := r.standing(p)
 		fn := d.Rollout.On(d.Function, p)
@@ -98,48 +103,72 @@ func Route(d Demand, v *perigee.View, fact func(perigee.NodeID) Fact, now time.T
 			standing = min(standing, leaving)
 		}
 		warmth := p.Revisions[fn.Live.ID]
-		source = source || warmth >= perigee.Held && standing >= leaving
-		switch standing {
-		case ruledOut:
-			excluded++
-		case tried:
-			allowed++
-			if warmth == perigee.Absent {
-				fetchersTried++
-			}
-		case elsewhere:
-			allowed++
-		case eligible:
-			allowed++
-			o := r.option(p, warmth)
-			switch {
-			case warmth == perigee.Absent:
-				fetch.add(o)
-			case o.busy():
-				busy.add(o)
-			default:
-				free.add(o)
-			}
+		if c.count(standing, warmth) != eligible {
+			continue
+		}
+		f := facts(p.ID)
+		one := r.choice(p, warmth)
+		var o option
+		one.rate(&f, now, &o)
+		if warmth == perigee.Absent {
+			fetch.add(&o)
+		} else {
+			list.add(&o)
 		}
 	}
-	if !source {
-		fetch.n = 0
-	}
-	fetch.n = min(fetch.n, max(0, maxFetchers-fetchersTried))
-	var room [2*MaxCandidates + maxFetchers]option
-	options := append(append(append(room[:0], free.options()...), busy.options()...), fetch.options()...)
+	fetch.n = min(fetch.n, c.fetchers())
+	var room [MaxCandidates + maxFetchers]option
+	options := append(append(room[:0], list.options()...), fetch.options()...)
 	if len(options) == 0 {
-		return Decision{Refusal: r.refusal()}
+		return Decision{Refusal: r.refusal(facts)}
 	}
-	rank(options, d.Entry, chance)
-	options = options[:min(len(options), MaxCandidates)]
-	out := make([]Candidate, len(options))
-	for i := range options {
-		o := &options[i]
-		out[i] = Candidate{Node: o.peer.ID, Region: o.peer.Region, RTT: o.rtt, Warm: o.class&classCold == 0, Reason: ReasonNext}
-	}
-	if !r.retried() {
-		out[0].Reason = r.reason(options, allowed == 1 && excluded > 0)
-	}
+	out := make([]Candidate, min(len(options), MaxCandidates))
+	r.decide(options, c.only(), chance, out)
 	return Decision{Candidates: out}
 }
+
+// decide ranks options, at least one and already sorted, and writes them down.
+func (r *request) decide(options []option, only bool, chance float64, out []Candidate) {
+	draw(options, r.Entry, chance)
+	for i := range out {
+		o := &options[i]
+		out[i] = Candidate{Node: o.peer.ID, Region: o.peer.Region, Warm: o.score.Start == 0, Reason: ReasonNext, Score: o.score}
+	}
+	if !r.retried() {
+		out[0].Reason = r.reason(options, only)
+	}
+}
+
+// counts is how the nodes stand to a request.
+type counts struct {
+	allowed, excluded int
+	fetchersTried     int
+	source            bool // somebody within reach has the bundle
+}
+
+func (c *counts) count(s standing, w perigee.Warmth) standing {
+	c.source = c.source || w >= perigee.Held && s >= leaving
+	switch s {
+	case ruledOut:
+		c.excluded++
+	case tried:
+		c.allowed++
+		if w == perigee.Absent {
+			c.fetchersTried++
+		}
+	case elsewhere, eligible:
+		c.allowed++
+	}
+	return s
+}
+
+// fetchers returns how many nodes without the bundle may be offered.
+func (c *counts) fetchers() int {
+	if !c.source {
+		return 0
+	}
+	return max(0, maxFetchers-c.fetchersTried)
+}
+
+// only reports that the hard rules left no other node.
+func (c *counts) only() bool { return c.allowed == 1 && c.excluded > 0 }

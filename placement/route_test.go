@@ -3,6 +3,8 @@ package placement
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +26,7 @@ func TestRoute(t *testing.T) {
 		reason Reason                     // of the first
 	}{
 		{name: "here", nodes: three, entry: "wdc-1", want: "wdc-1 fra-1 syd-1", reason: ReasonLocalWarm},
-		{name: "nearest by distance", nodes: []string{"fra-1 warm", "syd-1 warm", "wdc-1 held"}, entry: "wdc-1", want: "fra-1 syd-1 wdc-1", reason: ReasonNearestWarm},
+		{name: "nearest by distance", nodes: []string{"fra-1 warm", "syd-1 warm", "wdc-1 held"}, entry: "wdc-1", want: "fra-1 wdc-1 syd-1", reason: ReasonNearestWarm},
 		{name: "nearest as measured", nodes: []string{"fra-1 warm", "syd-1 warm", "wdc-1"}, entry: "wdc-1",
 			ms: map[perigee.NodeID]float64{"fra-1": 300, "syd-1": 200}, want: "syd-1 fra-1 wdc-1", reason: ReasonNearestWarm},
 		{name: "same region before the next", nodes: []string{"fra-1", "fra-2 warm", "ams-1 warm"}, entry: "fra-1", want: "fra-2 ams-1 fra-1", reason: ReasonNearestWarm},
@@ -76,7 +78,8 @@ func TestRoute(t *testing.T) {
 	}
 }
 
-// The nearest node gives way when it is full and another as near is not, and only then.
+// The nearest node gives way when waiting there takes longer than the way to another, and only then.
+// A request takes 10 ms there until somebody knows better, so each one that waits for 8 slots costs 1.25 ms.
 func TestRouteSpillsToTheIdle(t *testing.T) {
 	const full, idle = "load=8/8", "load=0/8"
 	for _, tt := range []struct {
@@ -86,24 +89,82 @@ func TestRouteSpillsToTheIdle(t *testing.T) {
 		want        string
 		reason      Reason
 	}{
-		{"within 2 ms", 5, 6.9, full, idle, "fra-2 fra-1", ReasonLessLoaded},
-		{"2 ms are included", 5, 7, full, idle, "fra-2 fra-1", ReasonLessLoaded},
-		{"beyond 2 ms", 5, 7.1, full, idle, "fra-1 fra-2", ReasonNearestWarm},
-		{"within a tenth", 90, 99, full, idle, "fra-2 fra-1", ReasonLessLoaded},
-		{"beyond a tenth", 90, 99.1, full, idle, "fra-1 fra-2", ReasonNearestWarm},
+		{"hardly farther", 5, 6, full, idle, "fra-2 fra-1", ReasonLessLoaded},
+		{"farther than the wait", 5, 6.5, full, idle, "fra-1 fra-2", ReasonNearestWarm},
+		{"a longer wait", 90, 99, "load=15/8", idle, "fra-2 fra-1", ReasonLessLoaded},
+		{"far, and not worth it", 90, 101, "load=15/8", idle, "fra-1 fra-2", ReasonNearestWarm},
 		{"both full: the shorter queue", 90, 91, "load=12/8", full, "fra-2 fra-1", ReasonLessLoaded},
 		{"both full alike: the nearer", 90, 91, full, full, "fra-1 fra-2", ReasonNearestWarm},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := cluster(t, "fra-1 warm "+tt.load, "fra-2 warm "+tt.load2, "wdc-1")
-			for _, chance := range []float64{0, 0.5, math.Nextafter(1, 0)} {
-				got := Route(Demand{Function: function(perigee.Policy{}), Entry: "wdc-1"}, v,
-					measured(map[perigee.NodeID]float64{"fra-1": tt.ms1, "fra-2": tt.ms2}), noon, chance)
-				if !strings.HasPrefix(names(got), tt.want) || got.Candidates[0].Reason != tt.reason {
-					t.Errorf("chance %v: %s (%s), want %s (%s)", chance, names(got), got.Candidates[0].Reason, tt.want, tt.reason)
-				}
+			got := Route(Demand{Function: function(perigee.Policy{}), Entry: "wdc-1"}, v,
+				measured(map[perigee.NodeID]float64{"fra-1": tt.ms1, "fra-2": tt.ms2}), noon, 0)
+			if !strings.HasPrefix(names(got), tt.want) || got.Candidates[0].Reason != tt.reason {
+				t.Errorf("%s (%s), want %s (%s)", names(got), got.Candidates[0].Reason, tt.want, tt.reason)
 			}
 		})
+	}
+}
+
+// Warm and far, or cold and near? What the start costs decides.
+func TestRouteWarmFarOrColdNear(t *testing.T) {
+	v := cluster(t, "syd-1 held", "wdc-1 warm")
+	d := Demand{Function: function(perigee.Policy{}), Entry: "syd-1"}
+	for _, tt := range []struct {
+		start time.Duration
+		want  string
+	}{
+		{0, "wdc-1 nearest-warm true"}, // nobody knows, so it is taken to be slow
+		{300 * time.Millisecond, "wdc-1 nearest-warm true"},
+		{2 * time.Millisecond, "syd-1 cold-sooner false"},
+	} {
+		c := Route(d, v, func(id perigee.NodeID) Fact {
+			return Fact{RTT: 100 * time.Millisecond, Measured: id == "wdc-1", Start: tt.start}
+		}, noon, 0).Candidates[0]
+		if got := fmt.Sprint(c.Node, " ", c.Reason, " ", c.Warm); got != tt.want {
+			t.Errorf("a start of %v: %s, want %s", tt.start, got, tt.want)
+		}
+	}
+}
+
+// A slow node counts as far, as measured there.
+func TestRouteServiceTime(t *testing.T) {
+	v := cluster(t, "fra-1 warm", "fra-2 warm", "wdc-1")
+	d := Demand{Function: function(perigee.Policy{}), Entry: "wdc-1"}
+	c := Route(d, v, func(id perigee.NodeID) Fact {
+		f := Fact{RTT: 90 * time.Millisecond, Measured: true, LoadAt: noon, Load: perigee.Load{Slots: 8, Service: 5000}}
+		if id == "fra-1" {
+			f.RTT, f.Load.Service = 89*time.Millisecond, 80_000
+		}
+		return f
+	}, noon, 0).Candidates
+	if c[0].Node != "fra-2" || c[0].Reason != ReasonLessLoaded || c[0].Score.Total != 95*time.Millisecond || c[1].Score.Total != 169*time.Millisecond {
+		t.Errorf("%+v", c)
+	}
+}
+
+// With near, the way from the node to the target counts like the way to the node.
+func TestRouteNear(t *testing.T) {
+	v := cluster(t, "fra-1 warm", "wdc-1 warm", "syd-1 warm")
+	for id, us := range map[perigee.NodeID]uint32{"fra-1": 1000, "wdc-1": 91_000} {
+		v.Observed.Nodes[id].Near = map[string]uint32{"db:1": us}
+	}
+	ms := measured(map[perigee.NodeID]float64{"fra-1": 60, "syd-1": 214})
+	d := Demand{Function: function(perigee.Policy{Near: "host:db:1"}), Entry: "wdc-1"}
+	if c := Route(d, v, ms, noon, 0).Candidates[0]; c.Node != "fra-1" || c.Reason != ReasonThrough || c.Score.Target != time.Millisecond {
+		t.Errorf("near a host: %+v", c)
+	}
+	d.Function = function(perigee.Policy{Near: "host:other:1"}) // nobody has reached it
+	if c := Route(d, v, ms, noon, 0).Candidates[0]; c.Node != "wdc-1" || c.Reason != ReasonLocalWarm || c.Score.Target != 0 {
+		t.Errorf("near a host that nobody reaches: %+v", c)
+	}
+	db := &perigee.Function{Name: "db", Live: &perigee.Revision{ID: "d1"}}
+	v.Desired.Functions = map[string]*perigee.Function{"db": db}
+	v.Observed.Nodes["fra-1"].Revisions["d1"] = perigee.Warm
+	d.Function = function(perigee.Policy{Near: "fn:db"})
+	if c := Route(d, v, ms, noon, 0).Candidates[0]; c.Node != "fra-1" || c.Reason != ReasonThrough {
+		t.Errorf("near a function: %+v", c)
 	}
 }
 
@@ -121,45 +182,39 @@ func TestRouteKeepsTheRequestWhereItIs(t *testing.T) {
 	}
 }
 
-// Nodes as near as each other are drawn with the weight of their free slots.
-func TestRouteDrawsByFreeSlots(t *testing.T) {
-	v := cluster(t, "fra-1 warm load=6/8", "fra-2 warm load=2/8", "fra-3 warm load=8/8", "wdc-1", "syd-1 warm")
+// Nodes nearly as good as each other share the work, the better ones more of it.
+func TestRouteDraws(t *testing.T) {
+	v := cluster(t, "fra-1 warm", "fra-2 warm", "fra-3 warm load=80/8", "wdc-1", "syd-1 warm")
 	d := Demand{Function: function(perigee.Policy{}), Entry: "wdc-1"}
 	fact := measured(map[perigee.NodeID]float64{"fra-1": 90, "fra-2": 91, "fra-3": 89, "syd-1": 200})
-	got := map[string]int{}
-	for i := range 800 {
-		c := Route(d, v, fact, noon, float64(i)/800).Candidates
-		got[fmt.Sprintf("%s %s", c[0].Node, c[0].Reason)]++
-		if c[len(c)-2].Node != "syd-1" {
-			t.Fatalf("candidates %+v", c)
-		}
-	}
-	if got["fra-1 less-loaded"] != 200 || got["fra-2 less-loaded"] != 600 || len(got) != 2 {
-		t.Errorf("drawn: %v; want 2 of 8 and 6 of 8 free slots", got)
-	}
-	v = cluster(t, "fra-1 warm load=0/0", "fra-2 warm load=0/0", "wdc-1") // nobody reported its slots
-	facts := func(id perigee.NodeID) Fact {
-		f := fact(id)
-		if id == "fra-1" {
-			f.InFlight = 3
-		}
-		return f
-	}
-	drawn := 0
+	got := map[perigee.NodeID]int{}
+	chances := map[perigee.NodeID]float64{}
 	for i := range 1000 {
-		if Route(d, v, facts, noon, float64(i)/1000).Candidates[0].Node == "fra-1" {
-			drawn++
+		c := Route(d, v, fact, noon, float64(i)/1000).Candidates
+		got[c[0].Node]++
+		sum := 0.0
+		for _, one := range c {
+			sum += one.Score.Chance
+			chances[one.Node] = one.Score.Chance
+		}
+		if c[len(c)-2].Node != "syd-1" || math.Abs(sum-1) > 1e-9 {
+			t.Fatalf("candidates %+v, chances sum to %v", c, sum)
 		}
 	}
-	if drawn != 200 {
-		t.Errorf("drawn %d times of 1000; want 1/4 : 1", drawn)
+	if len(got) != 2 || got["fra-1"] <= got["fra-2"] || got["fra-2"] < 100 {
+		t.Errorf("drawn: %v", got)
+	}
+	for id, n := range got {
+		if math.Abs(float64(n)-1000*chances[id]) > 1.5 {
+			t.Errorf("%s was drawn %d times of 1000, its chance is %v", id, n, chances[id])
+		}
 	}
 }
 
 // Being drawn is no merit: only a node that is less busy than a nearer one of its kind is less-loaded.
 func TestRouteReasonOfTheDraw(t *testing.T) {
 	d := Demand{Function: function(perigee.Policy{}), Entry: "wdc-1"}
-	fact := measured(map[perigee.NodeID]float64{"ams-1": 85, "fra-1": 90, "fra-2": 91, "fra-3": 89})
+	fact := measured(map[perigee.NodeID]float64{"ams-1": 85, "fra-1": 90, "fra-2": 90.2})
 	for _, tt := range []struct {
 		name  string
 		nodes []string
@@ -207,7 +262,7 @@ func TestRouteLoad(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := cluster(t, "fra-1 warm", "fra-2 warm", "wdc-1")
-			v.Observed.Nodes["fra-1"].Load = tt.row
+			v.Observed.Nodes["fra-1"].Load = tt.row // nearer by its name only
 			fact := func(id perigee.NodeID) Fact {
 				f := Fact{}
 				if id == "fra-1" {
@@ -240,8 +295,8 @@ func TestRoutePenaltyAndEjection(t *testing.T) {
 		facts[id] = f
 	}
 
-	set("ams-1", func(f *Fact) { f.Penalty = time.Second })
-	if got := route(); names(got) != "fra-1 ams-1 syd-1 wdc-1" || got.Candidates[1].RTT != 85*time.Millisecond {
+	set("ams-1", func(f *Fact) { f.Penalty = 300 * time.Millisecond })
+	if got := route(); names(got) != "fra-1 ams-1 syd-1 wdc-1" || got.Candidates[1].Score.Way != 85*time.Millisecond {
 		t.Errorf("penalty: %+v", got.Candidates)
 	}
 	set("fra-1", func(f *Fact) { f.EjectedUntil = noon.Add(1) })
@@ -264,26 +319,63 @@ func TestRoutePenaltyAndEjection(t *testing.T) {
 func TestRouteAmongMany(t *testing.T) {
 	nodes := []string{"wdc-1"}
 	for i := range 60 {
-		nodes = append(nodes, fmt.Sprintf("fra-%02d warm load=8/8", i))
+		nodes = append(nodes, fmt.Sprintf("fra-%02d warm load=80/8", i))
 	}
 	nodes = append(nodes, "fra-99 warm load=7/8")
-	got := Route(Demand{Function: function(perigee.Policy{}), Entry: "wdc-1"}, cluster(t, nodes...), nil, noon, 0.3)
+	v := cluster(t, nodes...)
+	d := Demand{Function: function(perigee.Policy{}), Entry: "wdc-1"}
+	got := Route(d, v, nil, noon, 0.3)
 	if len(got.Candidates) != MaxCandidates || got.Candidates[0].Node != "fra-99" || got.Candidates[1].Node != "fra-00" {
 		t.Errorf("%d candidates: %s", len(got.Candidates), names(got))
+	}
+	// Prepared choices are the nearest by name here, all of them full: they say that more must be looked at.
+	c := NewChoices(d.Function, "wdc-1", "", v, func(perigee.NodeID) Fact { return Fact{} }, noon)
+	var out [MaxCandidates]Candidate
+	if n := c.Pick(make([]Fact, c.Len()), noon, 0.3, out[:]); n != 0 || c.Len() != maxChoices {
+		t.Errorf("%d of %d choices, though all are full and there are others", n, c.Len())
 	}
 }
 
 func TestRouteSaysWhatItKnows(t *testing.T) {
 	v := cluster(t, "fra-1 warm", "fra-2 held", "ams-1", "xyz-1 held")
 	got := Route(Demand{Function: function(perigee.Policy{}), Entry: "fra-1"}, v, measured(map[perigee.NodeID]float64{"ams-1": 8}), noon, 0)
+	const s, start = assumedService, assumedStart
 	want := []Candidate{
-		{"fra-1", "fra", 0, true, ReasonLocalWarm},
-		{"fra-2", "fra", sameRegionRTT, false, ReasonNext},
-		{"xyz-1", "xyz", farthestRTT, false, ReasonNext},
-		{"ams-1", "ams", 8 * time.Millisecond, false, ReasonNext},
+		{"fra-1", "fra", true, ReasonLocalWarm, Score{Service: s, Total: s, Chance: 1}},
+		{"fra-2", "fra", false, ReasonNext, Score{Way: sameRegionRTT, Service: s, Start: start, Total: sameRegionRTT + s + start}},
+		{"xyz-1", "xyz", false, ReasonNext, Score{Way: farthestRTT, Service: s, Start: start, Total: farthestRTT + s + start}},
+		{"ams-1", "ams", false, ReasonNext, Score{Way: 8 * time.Millisecond, Service: s, Start: start + assumedFetch, Total: 8*time.Millisecond + s + start + assumedFetch}},
 	}
 	if fmt.Sprint(got.Candidates) != fmt.Sprint(want) {
 		t.Errorf("%+v\nwant %+v", got.Candidates, want)
+	}
+}
+
+// Prepared choices lead to the decision that Route makes, in every world.
+func TestChoicesAgreeWithRoute(t *testing.T) {
+	s := seed(t)
+	compared := 0
+	for i := range worlds {
+		w := randomWorld(rand.New(rand.NewPCG(s, uint64(i))))
+		w.demand.Steer, w.demand.Tried = Steer{}, nil
+		d := Route(w.demand, w.view, w.fact, noon, w.chance)
+		c := NewChoices(w.demand.Function, w.demand.Entry, w.demand.Caller, w.view, w.fact, noon)
+		facts := make([]Fact, c.Len())
+		for k := range facts {
+			facts[k] = w.fact(c.Node(k))
+		}
+		var out [MaxCandidates]Candidate
+		n := c.Pick(facts, noon, w.chance, out[:])
+		if n == 0 {
+			continue // nobody has the bundle: Route finds who may fetch it
+		}
+		compared++
+		if d.Refusal != nil || !slices.Equal(d.Candidates[:n], out[:n]) {
+			t.Fatalf("world %d: Route: %+v\nPick: %+v\n%v", i, d, out[:n], w)
+		}
+	}
+	if compared < worlds/4 {
+		t.Errorf("only %d worlds compared", compared)
 	}
 }
 

@@ -25,6 +25,8 @@ func (v Verdict) Text() string {
 		return fmt.Sprintf("allowed, but %s", v.State)
 	case ReasonDraining:
 		return "allowed, but draining"
+	case ReasonNoCopy:
+		return "allowed, but " + v.Reason.Text()
 	case ReasonRevoked:
 		return v.Reason.Text()
 	case ReasonNotAllowed:

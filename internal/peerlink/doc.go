@@ -54,7 +54,7 @@
 //	size     length of the body plus one; 0 = not known
 //	string   length(varint) bytes           method, authority, target, names and values
 //	fields   count(varint), then count times: name(string) value(string)
-//	load     0, or 1 in-flight(varint) slots(varint)
+//	load     0, or 1 in-flight(varint) slots(varint) service(varint): median in microseconds, 0 = not known
 //
 // A request frame with its fields, like a response or end frame, has at most 64 KiB and 256 fields;
 // other frames but data have at most 1 KiB. The request direction is

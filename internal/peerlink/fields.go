@@ -19,7 +19,8 @@ func appendLoad(b []byte, l perigee.Load) []byte {
 	}
 	b = append(b, 1)
 	b = quicvarint.Append(b, uint64(max(0, l.InFlight)))
-	return quicvarint.Append(b, uint64(max(0, l.Slots)))
+	b = quicvarint.Append(b, uint64(max(0, l.Slots)))
+	return quicvarint.Append(b, uint64(l.Service))
 }
 
 func appendString(b []byte, s string) []byte {
@@ -140,6 +141,7 @@ func (c *cursor) load() (l perigee.Load) {
 	const most = 1<<31 - 1
 	l.InFlight = int32(min(c.uint(), most))
 	l.Slots = int32(min(c.uint(), most))
+	l.Service = uint32(min(c.uint(), most))
 	return l
 }
 

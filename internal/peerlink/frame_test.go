@@ -65,7 +65,7 @@ func TestDecodeRefusesFields(t *testing.T) {
 }
 
 func TestLoadRoundTrip(t *testing.T) {
-	for _, l := range []perigee.Load{{}, {InFlight: 1}, {InFlight: 1<<31 - 1, Slots: 1<<31 - 1}} {
+	for _, l := range []perigee.Load{{}, {InFlight: 1}, {InFlight: 1<<31 - 1, Slots: 1<<31 - 1, Service: 1<<31 - 1}, {Service: 7}} {
 		c := cursor{s: string(appendLoad(nil, l))}
 		if got := c.load(); got != l || c.err != nil || c.s != "" {
 			t.Errorf("got %v %v, want %v", got, c.err, l)
