@@ -37,6 +37,8 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("GET /v1/usage", reply(n.serveUsage))
 	mux.HandleFunc("GET /v1/functions/{function}/logs", n.serveLogs)
 	mux.HandleFunc("POST /v1/plan", reply(n.plan))
+	mux.HandleFunc("GET /v1/explain/route", reply(n.serveExplain))
+	mux.HandleFunc("POST /v1/what-if", reply(n.whatIf))
 	mux.HandleFunc("POST /v1/records", reply(n.submit))
 	mux.HandleFunc("POST /v1/deploy", n.serveDeploy)
 	mux.HandleFunc("POST /v1/drain", reply(n.serveDrain))

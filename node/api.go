@@ -25,6 +25,8 @@ import (
 //	GET  /v1/usage                Usage; ?function= for one
 //	GET  /v1/functions/{name}/logs  lines of LogEvent; ?since=<Unix ns>&follow=1&node=
 //	POST /v1/plan                 a manifest (JSON) -> placement.Plan against the live cluster
+//	GET  /v1/explain/route        RouteExplanation; ?url=&from=&prefer=&force=
+//	POST /v1/what-if              WhatIf -> placement.Outcome
 //	POST /v1/records              record frames -> Ack
 //	POST /v1/deploy               two record frames, then the bundle -> lines of DeployEvent
 //	ANY  /v1/invoke/{name}/…      the function's own response; the path goes on as it is
@@ -130,6 +132,22 @@ func (s *FunctionStatus) Ready() bool {
 		}
 	}
 	return n > 0
+}
+
+// RouteExplanation is what would happen to a request.
+type RouteExplanation struct {
+	From   string           `json:"from"`   // as it was asked
+	Client perigee.Region   `json:"client"` // the region the client is in
+	Away   perigee.Duration `json:"away"`   // about, from there to the entry
+	placement.RouteReport
+}
+
+// WhatIf is a question about a cluster that is otherwise than it is.
+type WhatIf struct {
+	Lose     []string          `json:"lose,omitempty"`     // places whose nodes are gone
+	Add      []placement.Added `json:"add,omitempty"`      // nodes that join
+	Rate     float64           `json:"rate,omitempty"`     // times the requests there are now; 0 = as now
+	Manifest *perigee.Manifest `json:"manifest,omitempty"` // of a function that is deployed
 }
 
 // TokenStatus is a token as the cluster knows it; the secret half is not in it.

@@ -106,6 +106,22 @@ func (c *Client) Plan(ctx context.Context, m *perigee.Manifest) (p placement.Pla
 	return p, c.post(ctx, "/v1/plan", bytes.NewReader(b), &p)
 }
 
+// ExplainRoute asks what would happen to a request for a URL whose client is somewhere: a region, a city
+// of one, an IP address or node:<id>; "" = in the region of the node asked.
+func (c *Client) ExplainRoute(ctx context.Context, address, from, prefer, force string) (e RouteExplanation, err error) {
+	q := url.Values{"url": {address}, "from": {from}, "prefer": {prefer}, "force": {force}}
+	return e, c.get(ctx, "/v1/explain/route?"+q.Encode(), &e)
+}
+
+// WhatIf asks what would happen.
+func (c *Client) WhatIf(ctx context.Context, ask WhatIf) (o placement.Outcome, err error) {
+	b, err := json.Marshal(ask)
+	if err != nil {
+		return o, err
+	}
+	return o, c.post(ctx, "/v1/what-if", bytes.NewReader(b), &o)
+}
+
 // Submit hands signed records to the cluster.
 func (c *Client) Submit(ctx context.Context, records ...[]byte) (a Ack, err error) {
 	var body bytes.Buffer

@@ -7,7 +7,7 @@
 // ended.
 //
 // Control paths on the mesh, beside those of gossip: /bundles… (bundles.go), /reach (reach.go),
-// /web/sign (websign.go), /web/… (certapi.go), /usage (used.go), /logs/… (logs.go). The join protocol is in joinwire.go, the administration API in api.go, the
+// /web/sign (websign.go), /web/… (certapi.go), /usage (used.go), /explain (explain.go), /logs/… (logs.go). The join protocol is in joinwire.go, the administration API in api.go, the
 // data directory in dir.go.
 package node
 
@@ -169,6 +169,7 @@ func (n *Node) wire() error {
 		return err
 	}
 	n.certControl(control)
+	control.Handle("GET /explain", membersOnly(n.serveNodeExplain))
 	control.Handle("GET /usage", membersOnly(n.serveNodeUsage))
 	control.Handle("GET /logs/{function}", membersOnly(n.serveNodeLogs))
 	if err := n.wireGeography(); err != nil {

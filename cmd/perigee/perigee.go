@@ -6,6 +6,9 @@
 //
 //	perigee check [DIR|FILE…]                   look at a function offline
 //	perigee plan [DIR]                          where it would run
+//	perigee explain placement FN | route URL    why it is there, why a request goes there
+//	perigee what-if --lose fra                  what would happen
+//	perigee placement show | set FN             where it runs, apart from its code
 //	perigee deploy [DIR]                        make it live
 //	perigee ls | show FN | invoke FN | rm FN    what is live
 //	perigee logs FN [-f]                        what its guests logged, on all nodes
@@ -130,7 +133,7 @@ func newRoot() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("functions", "Functions:", newDev(&t), newCheck(&t), newPlan(&t), newDeploy(&t), newLs(&t), newShow(&t), newPromote(&t), newRollback(&t), newSecret(&t), newInvoke(&t), newLogs(&t), newUsage(&t), newRm(&t))
+	add("functions", "Functions:", newDev(&t), newCheck(&t), newPlan(&t), newExplain(&t), newWhatIf(&t), newPlacement(&t), newDeploy(&t), newLs(&t), newShow(&t), newPromote(&t), newRollback(&t), newSecret(&t), newInvoke(&t), newLogs(&t), newUsage(&t), newRm(&t))
 	add("cluster", "Clusters and their nodes:", newStatus(&t), newCert(&t), newCluster(&t), newNode(&t), newToken(&t), newKey(&t), newRegion(&t))
 	add("person", "This person, this machine:", newLogin(&t), newContext(&t))
 	root.AddCommand(newAdmit())

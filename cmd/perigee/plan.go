@@ -26,17 +26,39 @@ func newPlan(t *target) *cobra.Command {
 				return err
 			}
 			defer done()
-			_, plan, err := planned(cmd.Context(), p, dirOf(args))
+			m, plan, err := planned(cmd.Context(), p, dirOf(args))
 			if err != nil {
 				return err
 			}
-			out := newTable("NODE", "REGION", "HOLDS IT", "WHY")
+			now, size := map[perigee.NodeID]bool{}, perigee.Bytes(0)
+			live, _, err := p.Function(cmd.Context(), m.Name)
+			if err != nil && !errors.Is(err, node.ErrNotFound) {
+				return err
+			}
+			if live != nil {
+				size = live.Live.Size
+				for _, id := range live.Plan.Holders {
+					now[id] = true
+				}
+			}
+			out := newTable("NODE", "REGION", "HOLDS IT", "CHANGE", "WHY")
 			for _, v := range plan.Verdicts {
-				holds := "no"
-				if v.Chosen {
+				holds, change := "no", ""
+				switch {
+				case v.Chosen && v.Warm:
+					holds = "warm"
+				case v.Chosen:
 					holds = "yes"
 				}
-				out.row(string(v.Node), string(v.Region), holds, v.Text())
+				switch {
+				case v.Chosen && !now[v.Node] && live != nil:
+					change = "+ " + size.String()
+				case v.Chosen && !now[v.Node]:
+					change = "+"
+				case !v.Chosen && now[v.Node]:
+					change = "- " + size.String()
+				}
+				out.row(string(v.Node), string(v.Region), holds, change, v.Text())
 			}
 			if err := t.print(cmd, plan, out); err != nil {
 				return err
@@ -54,20 +76,29 @@ func dirOf(args []string) string {
 	return args[0]
 }
 
-// planned reads the manifest in dir with the places of the live cluster, so that an error about one
-// names the line, and asks for the plan.
-func planned(ctx context.Context, p *node.Person, dir string) (*perigee.Manifest, *placement.Plan, error) {
+// manifestFor reads the manifest in dir with the places of the live cluster, so that an error about one
+// names the line.
+func manifestFor(ctx context.Context, p *node.Person, dir string) (*perigee.Manifest, error) {
 	infos, err := p.Regions(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	regions := perigee.NewRegions(infos)
 	m, err := bundle.LoadManifestFor(dir, regions)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := placement.Check(&m.Placement, regions); err != nil {
-		return nil, nil, misplaced(filepath.Join(dir, bundle.ManifestName)+": ", err)
+		return nil, misplaced(filepath.Join(dir, bundle.ManifestName)+": ", err)
+	}
+	return m, nil
+}
+
+// planned asks for the plan of the function in dir.
+func planned(ctx context.Context, p *node.Person, dir string) (*perigee.Manifest, *placement.Plan, error) {
+	m, err := manifestFor(ctx, p, dir)
+	if err != nil {
+		return nil, nil, err
 	}
 	plan, err := p.Plan(ctx, m)
 	if err != nil {
