@@ -181,6 +181,7 @@ func (t *memberTable) verdict(n *memberlist.Node, alive bool) {
 
 // memberDelegate tells memberlist that members carry no data and decides which it may list.
 type memberDelegate struct {
+	self   perigee.NodeID
 	peer   func(perigee.NodeID) (p *perigee.Peer, revoked bool) // p is nil while its row is not known
 	count  func() int
 	logger *slog.Logger
@@ -191,8 +192,12 @@ type memberDelegate struct {
 
 // NotifyAlive refuses members whose name no node can have, those that were revoked or whose
 // certificate is over, and too many. One whose row is not known yet is only listed: nothing but its
-// row, which a certificate proves, puts it into the View.
+// row, which a certificate proves, puts it into the View. This node itself is never refused, even when
+// its certificate is over: memberlist can't leave a cluster that it is not listed in.
 func (d *memberDelegate) NotifyAlive(n *memberlist.Node) error {
+	if n.Name == string(d.self) {
+		return nil
+	}
 	if err := perigee.CheckLabel(n.Name); err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	defer cancel()
 	t := newTransport(ctx, g.conf.Mesh, g.conf.Advertise, g.logger)
 	d := &memberDelegate{
+		self: g.self,
 		peer: func(id perigee.NodeID) (*perigee.Peer, bool) {
 			v := g.View()
 			return v.Observed.Nodes[id], v.Desired.Revoked[id]
