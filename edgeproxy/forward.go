@@ -107,9 +107,13 @@ func (v *visit) tryFirst(ctx context.Context, candidates []placement.Candidate, 
 }
 
 // warmNear has this node start the function in the background when a request goes elsewhere only because
-// it is cold here: serve far now, warm near.
+// it is cold here: serve far now, warm near. It must have the bundle: who is to have it, the plan says.
 func (v *visit) warmNear(candidates []placement.Candidate) {
-	if v.proxy.cfg.WarmUp == nil || candidates[0].Node == v.proxy.cfg.Self || !candidates[0].Warm {
+	self := v.view.Observed.Nodes[v.proxy.cfg.Self]
+	if v.proxy.cfg.WarmUp == nil || self == nil || candidates[0].Node == self.ID || !candidates[0].Warm {
+		return
+	}
+	if self.Revisions[v.revision(self.ID)] != perigee.Held {
 		return
 	}
 	for i := range candidates[1:] {
