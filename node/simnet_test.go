@@ -116,7 +116,12 @@ func newSimWorld(t *testing.T, size int) (*simWorld, func()) {
 		must()
 		n.Gossip, err = gossip.New(gossip.Config{
 			Identity: self, Genesis: w.genesis, Dir: "/state", FS: simdisk.New(), Mesh: mesh{link, func(error) {}}, Peer: peerOf, Advertise: n.addr,
-			Seeds:         func() []netip.AddrPort { return []netip.AddrPort{w.nodes[0].addr} },
+			Seeds: func() (first []netip.AddrPort) {
+				for _, n := range w.nodes[:min(len(w.nodes), 1)] {
+					first = append(first, n.addr)
+				}
+				return first
+			},
 			CheckManifest: func(*perigee.Manifest) error { return nil }, GossipKey: bytes.Repeat([]byte{7}, 32), Row: perigee.Row{Version: "test"}, Logger: logger,
 		})
 		must()

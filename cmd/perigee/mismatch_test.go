@@ -192,6 +192,11 @@ func TestUsageMismatch(t *testing.T) {
 	token := strings.TrimSpace(b.must("token", "create", "--region", "wdc"))
 	b.start("wdc", "--join", token, "--listen", "127.0.0.2:"+port, "--https", "", "--http", "", "--admin-http", "")
 	defer func() { b.kill("wdc") }()
+	for deadline := time.Now().Add(20 * time.Second); strings.Count(b.must("node", "ls", "--json"), `"alive"`) < 2; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the first node does not see the second")
+		}
+	}
 	for name, pin := range map[string]string{"hello": "fra", "streams": "fra", "traps": "fra", "far-hello": "wdc", "far-streams": "wdc", "far-traps": "wdc"} {
 		dir := filepath.Join(b.dir, name)
 		if err := errors.Join(

@@ -16,7 +16,8 @@ func newUsage(t *target) *cobra.Command {
 	return &cobra.Command{
 		Use: "usage [FUNCTION]", Short: "What functions have used", Args: atMost(1),
 		Long: "Usage sums, over all nodes, what functions have used since each node began to count, across restarts:\n" +
-			"for each function, revision, region that it ran in, and caller (the region where the requests came in, or \"fn:\" and the function that sent them).\n" +
+			"for each function, revision, region that it ran in, and caller: the region where the requests came in,\n" +
+			"or \"fn:\" and the function that sent them.\n" +
 			"Nodes that do not answer are named: what they counted is not in the sums.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, done, err := t.person(cmd.Context())
