@@ -458,8 +458,9 @@ func TestMemberDelegate(t *testing.T) {
 	count := 0
 	var logged strings.Builder
 	d := &memberDelegate{
+		self: "old-self",
 		peer: func(id perigee.NodeID) (*perigee.Peer, bool) {
-			return map[perigee.NodeID]*perigee.Peer{"old-1": {Expires: time.Now().Add(-time.Hour)}, "fra-1": {Expires: time.Now().Add(time.Hour)}}[id], id == "gone-1"
+			return map[perigee.NodeID]*perigee.Peer{"old-1": {Expires: time.Now().Add(-time.Hour)}, "old-self": {Expires: time.Now().Add(-time.Hour)}, "fra-1": {Expires: time.Now().Add(time.Hour)}}[id], id == "gone-1"
 		},
 		count: func() int { return count }, logger: slog.New(slog.NewTextHandler(&logged, nil)),
 	}
@@ -469,7 +470,7 @@ func TestMemberDelegate(t *testing.T) {
 	if n := strings.Count(logged.String(), "two members have one name"); n != 1 {
 		t.Errorf("a hundred conflicts are logged %d times", n)
 	}
-	for name, ok := range map[string]bool{"fra-1": true, "new-1": true, "": false, "Bad Name": false, "gone-1": false, "old-1": false} {
+	for name, ok := range map[string]bool{"fra-1": true, "new-1": true, "": false, "Bad Name": false, "gone-1": false, "old-1": false, "old-self": true} {
 		if err := d.NotifyAlive(&memberlist.Node{Name: name}); (err == nil) != ok {
 			t.Errorf("NotifyAlive of %q: %v", name, err)
 		}
