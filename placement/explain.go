@@ -43,7 +43,7 @@ func ExplainRoute(d Demand, v *perigee.View, fact func(perigee.NodeID) Fact, now
 	listed := map[perigee.NodeID]bool{}
 	chance := 0.0
 	for i, c := range got.Candidates {
-		one := Ranked{c.Node, c.Region, c.Warm, c.Reason, c.Score}
+		one := Ranked(c)
 		if i > 0 && c.Score.Chance > 0 { // what it would be, if it were drawn
 			if drawn := Route(d, v, fact, now, chance+c.Score.Chance/2).Candidates[0]; drawn.Node == c.Node {
 				one.Reason = drawn.Reason
