@@ -56,16 +56,9 @@ type Row struct {
 	ClockOff    Duration              `json:"clock_off,omitempty"` // how far its clock is behind the median of its peers', in steps of 100 ms; negative = ahead
 	Memory      Bytes                 `json:"memory,omitempty"`    // what it has for guests; 0 = not told
 	Near        map[string]uint32     `json:"near,omitempty"`      // round trips to hosts that policies want to be near to, in microseconds
-	Uses        map[string]Use        `json:"uses,omitempty"`      // by function: what came in and ran here lately; the idle are left out
-	Extra       map[string][]NodeID   `json:"extra,omitempty"`     // by function: the holders that demand asks for, where this node decides it
+	Busy        map[string]uint32     `json:"busy,omitempty"`      // by function: requests that ran here at once, on average of the last minute or so, in hundredths; the idle are left out
 	Sealing     []byte                `json:"sealing,omitempty"`   // X25519 key to which others seal what this node may read
 	Digest      Digest                `json:"digest"`              // of all desired records it holds; equal digests mean equal state
-}
-
-// Use is what a node saw of one function during the last minute or so.
-type Use struct {
-	In   uint32 `json:"in,omitempty"`   // requests that clients sent here, a minute
-	Busy uint32 `json:"busy,omitempty"` // requests that ran here at once, on average, in hundredths
 }
 
 // Peer is one node as the View shows it.

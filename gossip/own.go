@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -55,8 +54,7 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	row.Node, row.Incarnation, row.Seq, row.Digest, row.Sealing, row.ClockOff = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest, o.row.Sealing, o.row.ClockOff
 	loud := row.Addr != o.row.Addr || row.HTTPS != o.row.HTTPS || row.Version != o.row.Version ||
 		row.Draining != o.row.Draining || !maps.Equal(row.Revisions, o.row.Revisions) || !maps.Equal(row.Trials, o.row.Trials)
-	loud = loud || !sameExtra(row.Extra, o.row.Extra)
-	quiet := row.Load != o.row.Load || row.Memory != o.row.Memory || !maps.Equal(row.Near, o.row.Near) || !maps.Equal(row.Uses, o.row.Uses)
+	quiet := row.Load != o.row.Load || row.Memory != o.row.Memory || !maps.Equal(row.Near, o.row.Near) || !maps.Equal(row.Busy, o.row.Busy)
 	if !loud && !quiet {
 		return false
 	}
@@ -65,8 +63,6 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	o.wakeLocked()
 	return true
 }
-
-func sameExtra(a, b map[string][]perigee.NodeID) bool { return maps.EqualFunc(a, b, slices.Equal) }
 
 // setDigest notes the digest of the state.
 func (o *ownRow) setDigest(d perigee.Digest) {

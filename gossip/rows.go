@@ -179,30 +179,22 @@ func checkRow(r *perigee.Row) error {
 	return checkDemand(r)
 }
 
-// The most of what a row may say about demand.
-const (
-	maxUses  = 4096 // functions
-	maxExtra = 256  // holders of one
-)
+// maxDemand is the most functions, and the most hosts, that a row may speak of.
+const maxDemand = 4096
 
 // checkDemand bounds what a row says about functions and hosts.
 func checkDemand(r *perigee.Row) error {
-	if len(r.Near) > maxUses || len(r.Uses) > maxUses || len(r.Extra) > maxUses {
-		return fmt.Errorf("it speaks of more than %d functions or hosts", maxUses)
+	if len(r.Near) > maxDemand || len(r.Busy) > maxDemand {
+		return fmt.Errorf("it speaks of more than %d functions or hosts", maxDemand)
 	}
 	for host := range r.Near {
 		if len(host) > 2*maxText {
 			return fmt.Errorf("host %.40q", host)
 		}
 	}
-	for name := range r.Uses {
+	for name := range r.Busy {
 		if perigee.CheckLabel(name) != nil {
 			return fmt.Errorf("function %.40q", name)
-		}
-	}
-	for name, nodes := range r.Extra {
-		if perigee.CheckLabel(name) != nil || len(nodes) > maxExtra {
-			return fmt.Errorf("%d holders of function %.40q", len(nodes), name)
 		}
 	}
 	return nil

@@ -16,6 +16,7 @@ const (
 	leaveTime    = 2 * time.Second        // for peers to hear goodbye
 	leaveAlone   = 200 * time.Millisecond // the same, when all others are going too
 	reportEvery  = time.Second
+	busyEvery    = 10 * time.Second       // it changes all the time, and nobody routes by it
 	lastWord     = 300 * time.Millisecond // for a removed node to hear of it before its connections are cut
 )
 
@@ -148,6 +149,8 @@ func (n *Node) follow(ctx context.Context) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	desired := n.View().Desired
+	var busy busyMeter
+	var average map[string]uint32
 	cut := time.NewTimer(0) // a removal may have come before this began
 	defer cut.Stop()
 	for {
@@ -159,8 +162,11 @@ func (n *Node) follow(ctx context.Context) error {
 			continue
 		case <-changed:
 		case <-tick.C:
-			load := n.load()
-			n.gossip.SetRow(func(r *perigee.Row) { r.Load = load })
+			load, now := n.load(), time.Now()
+			if now.Sub(busy.at) >= busyEvery {
+				average = busy.read(*n.rep.here.Load(), now)
+			}
+			n.gossip.SetRow(func(r *perigee.Row) { r.Load, r.Busy = load, average })
 		}
 		before := desired
 		if desired = n.View().Desired; desired == before {
