@@ -1,8 +1,10 @@
 package node_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/wasmbin/wasmtest"
@@ -28,11 +30,14 @@ func TestRollback(t *testing.T) {
 	if p := s.Policy(); !slices.Equal(p.Residency, []string{"wdc"}) || !slices.Equal(p.Prefer, []string{"fra"}) {
 		t.Errorf("policy %+v, want the soft rules of the first and the hard ones of the second", p)
 	}
-	for _, h := range s.Holders {
-		if h.Region != "wdc" && h.Warmth != perigee.Absent {
-			t.Errorf("%s holds it against the residency", h.Node)
+	eventually(t, 5*time.Second, "nobody holds it against the residency", func() error {
+		for _, h := range status(t, op, "shop").Holders {
+			if h.Region != "wdc" && h.Warmth != perigee.Absent {
+				return fmt.Errorf("%s holds it", h.Node)
+			}
 		}
-	}
+		return nil
+	})
 	served(t, f, "shop", "one")
 	if s.Revisions[0].State != node.RevisionKept || s.Revisions[1].State != node.RevisionLive {
 		t.Errorf("revisions %+v", s.Revisions)
