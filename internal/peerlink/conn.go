@@ -44,6 +44,8 @@ type conn struct {
 	remote   netip.AddrPort     // when it was opened; the other side may move
 	opened   time.Time
 
+	handshake time.Duration // what opening it took; 0 = the other side opened it
+
 	streams atomic.Int64 // in use
 	lastUse atomic.Int64 // Unix nanoseconds of the last opening or end of a stream
 	retired atomic.Bool  // no new streams; closed when the last one ends
@@ -90,7 +92,16 @@ func (c *conn) unusedFor(now time.Time) time.Duration {
 
 func (c *conn) alive() bool { return c.q.Context().Err() == nil && !c.retired.Load() }
 
-func (c *conn) rtt() time.Duration { return c.q.ConnectionStats().SmoothedRTT }
+// rtt returns the smoothed round trip. Until QUIC has measured one it is what the handshake took: a
+// handshake over more than 200 ms sends its first packet twice, so that none of it is a sample, and
+// quic-go would say 100 ms.
+func (c *conn) rtt() time.Duration {
+	stats := c.q.ConnectionStats()
+	if stats.MeanDeviation == 0 { // as before the first sample, and never after it
+		return max(stats.SmoothedRTT, c.handshake)
+	}
+	return stats.SmoothedRTT
+}
 
 // packets returns how many packets came from the peer so far.
 func (c *conn) packets() uint64 { return c.q.ConnectionStats().PacketsReceived }

@@ -209,12 +209,14 @@ func (l *Link) dial(key poolKey, rtt time.Duration) (*conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(l.life, limit)
 	defer cancel()
+	began := time.Now()
 	q, err := l.tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), l.cfg.Identity.PeerClientTLS(key.proto.alpn(), key.node, l.cfg.Allow), l.outboundQUIC)
 	if err != nil {
 		l.met.dialsFailed.Inc()
 		return nil, fmt.Errorf("connect to %s at %s: %w", key, addr, connErr(err))
 	}
 	c := newConn(q, key.proto, true)
+	c.handshake = time.Since(began)
 	claims, ok := identity.PeerClaims(q.ConnectionState().TLS)
 	if !ok {
 		c.close(closeRefused, "no node certificate")

@@ -1,6 +1,7 @@
 package peerlink
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -19,8 +20,9 @@ import (
 	"github.com/perigee-edge/perigee/internal/identity"
 )
 
-// world is a simulated network with 40 ms each way, in fake time.
+// world is a simulated network, in fake time.
 type world struct {
+	way time.Duration // how long a packet travels; 0 = oneWay
 	simnet.PerfectRouter
 	cut  atomic.Bool // loses everything
 	net  *simnet.Simnet
@@ -48,7 +50,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) config(h http.HandlerFunc) func(*Config) {
 	w.next++
 	addr := &net.UDPAddr{IP: net.IPv4(10, 0, 0, w.next).To4(), Port: 7443}
-	socket := w.net.NewEndpoint(addr, simnet.NodeBiDiLinkSettings{Latency: oneWay})
+	socket := w.net.NewEndpoint(addr, simnet.NodeBiDiLinkSettings{Latency: cmp.Or(w.way, oneWay)})
 	return func(c *Config) {
 		c.Socket, c.AcceptFloor, c.DialTimeout = socket, 0, 0
 		if h != nil {
@@ -105,6 +107,23 @@ func TestSimFirstAndNextHop(t *testing.T) {
 			t.Errorf("rtt %v %v", rtt, ok)
 		}
 	})
+}
+
+// TestSimFarFirstHop: a first hop over more than the floor of the wait is answered, too. The handshake
+// gives QUIC no sample of the round trip there.
+func TestSimFarFirstHop(t *testing.T) {
+	for _, way := range []time.Duration{110 * time.Millisecond, 160 * time.Millisecond, 300 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.way = way
+			a, _ := w.pair(t, accepting)
+			for i, want := range []time.Duration{4 * way, 2 * way} {
+				if code, took := hopCode(t, a, "b"); code != "" || took < want || took > want+50*time.Millisecond {
+					t.Errorf("%v each way: hop %d took %v with outcome %q, want %v", way, i, took, code, want)
+				}
+			}
+		})
+	}
 }
 
 func TestSimSilentWorkerIsNotSuspected(t *testing.T) {
