@@ -72,7 +72,7 @@ func explainPlacement(cmd *cobra.Command, s *node.FunctionStatus) error {
 	for _, u := range s.Plan.Relaxed {
 		fmt.Fprintf(w, "\nrelaxed: %s\n", u)
 	}
-	fmt.Fprintf(w, "\nTo change it without a deploy: perigee placement set %s …; to see first what would happen: perigee what-if\n", s.Name)
+	fmt.Fprintln(w, "\nTo change it: [placement] in perigee.toml, and deploy; to see first what would happen: perigee what-if --spec FILE")
 	return nil
 }
 

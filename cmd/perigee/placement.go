@@ -13,7 +13,7 @@ import (
 )
 
 func newPlacement(t *target) *cobra.Command {
-	return group("placement", "Show or change where a function runs, without a deploy", newPlacementShow(t))
+	return group("placement", "Show where a function may run and should", newPlacementShow(t))
 }
 
 func newPlacementShow(t *target) *cobra.Command {
@@ -38,7 +38,7 @@ func newPlacementShow(t *target) *cobra.Command {
 func policyText(fn *perigee.Function) string {
 	source := "of the manifest of revision " + string(fn.Live.ID)
 	if fn.Placement != nil {
-		source = "set on its own; the manifest's is back with: perigee placement set " + fn.Name + " --manifest"
+		source = "with hard rules kept from before; the manifest's are back with: perigee promote " + fn.Name + " " + string(fn.Live.ID) + " --placement manifest"
 	}
 	lines := spellPolicy(fn.Policy())
 	if len(lines) == 0 {
