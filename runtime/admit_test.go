@@ -274,6 +274,28 @@ func TestSharedDirectory(t *testing.T) {
 	}
 }
 
+// TestOpenTogether checks that Runtimes that open a directory at one moment do not take what the others
+// make there for what dead processes left.
+func TestOpenTogether(t *testing.T) {
+	for range 20 {
+		dir := t.TempDir()
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				r, err := runtime.New(runtime.Config{Dir: dir})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := r.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
 // TestStaleFiles checks that the first to open a directory removes what dead processes left.
 func TestStaleFiles(t *testing.T) {
 	dir := t.TempDir()

@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,14 +17,19 @@ import (
 // process dies.
 type dirLock struct{ f *os.File }
 
-// lockDir takes a share of the lock and reports whether nobody else had one: whoever is alone may clean
-// up what a dead process left.
+// lockDir takes the lock and reports whether nobody else had a share of it: whoever is alone may clean
+// up what a dead process left, before it lets others in. Those wait for that here.
 func lockDir(dir string) (l dirLock, alone bool, err error) {
 	if l.f, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return l, false, fmt.Errorf("lock the code cache: %w", err)
 	}
-	alone = unix.Flock(int(l.f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
-	return l, alone, nil
+	if unix.Flock(int(l.f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		return l, true, nil
+	}
+	if err := l.share(); err != nil {
+		return l, false, errors.Join(err, l.unlock())
+	}
+	return l, false, nil
 }
 
 // share lets others in.
