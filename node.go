@@ -50,6 +50,7 @@ type Row struct {
 	HTTPS       string                `json:"https,omitempty"`
 	Version     string                `json:"version"`
 	Draining    bool                  `json:"draining,omitempty"`
+	Full        bool                  `json:"full,omitempty"` // its disk has no room: it serves what it has and takes nothing new
 	Revisions   map[RevisionID]Warmth `json:"revisions,omitempty"`
 	Trials      map[RevisionID]Trial  `json:"trials,omitempty"` // of revisions that did not pass here (yet)
 	Load        Load                  `json:"load"`

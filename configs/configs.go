@@ -58,8 +58,10 @@ type Node struct {
 	OutboundDeny  []string `toml:"outbound_deny"`  // addresses that functions may not reach; stronger than outbound_allow
 
 	Memory       perigee.Bytes    `toml:"memory"`        // of all guests together; 0 = half of the machine
+	DiskReserve  perigee.Bytes    `toml:"disk_reserve"`  // free bytes below which the disk counts as full
 	MaxResponse  perigee.Bytes    `toml:"max_response"`  // body of one response
 	DrainTimeout perigee.Duration `toml:"drain_timeout"` // for running requests at a stop
+	TrialTime    perigee.Duration `toml:"trial_time"`    // how long a new revision is watched before it goes on to more nodes
 
 	MaxConnections      int           `toml:"max_connections"`        // open connections of clients
 	MaxConnectionsPerIP int           `toml:"max_connections_per_ip"` // of one client
@@ -86,6 +88,8 @@ func Default() Node {
 		Steer:         "force",
 		MaxResponse:   64 * perigee.MiB,
 		DrainTimeout:  perigee.Duration(30 * time.Second),
+		TrialTime:     perigee.Duration(2 * time.Second),
+		DiskReserve:   64 * perigee.MiB,
 
 		ACMEDirectory:       "https://acme-v02.api.letsencrypt.org/directory",
 		ProxyProtocol:       []string{},
@@ -121,7 +125,10 @@ func Parse(file string, b []byte) (Node, error) {
 	return n, nil
 }
 
-const minMemory = 64 * perigee.MiB
+const (
+	minMemory  = 64 * perigee.MiB
+	minReserve = perigee.MiB
+)
 
 // Check holds settings against their rules, without looking at the machine. The error lists
 // everything that is wrong.
@@ -171,6 +178,12 @@ func (n Node) Check() error {
 	}
 	if n.DrainTimeout <= 0 {
 		ps.Add("drain_timeout", `%s would cut off every running request: use a time like "30s"`, n.DrainTimeout)
+	}
+	if n.TrialTime <= 0 {
+		ps.Add("trial_time", `%s would let a new revision run everywhere unseen: use a time like "2s"`, n.TrialTime)
+	}
+	if n.DiskReserve < minReserve {
+		ps.Add("disk_reserve", "%s leaves no room for the cluster's records: use at least %s", n.DiskReserve, minReserve)
 	}
 	choice(&ps, "log_level", n.LogLevel, "debug", "info", "warn", "error")
 	choice(&ps, "log_format", n.LogFormat, "text", "json")

@@ -90,6 +90,8 @@ func TestParseErrors(t *testing.T) {
 		{"memory = '1MiB'", `f.toml:1:1: memory: 1MiB is less than one function needs: use at least 64MiB`},
 		{"memory = 100", `f.toml:1:1: memory: got a whole number: want a value with its unit, in double quotes`},
 		{"max_response = '0B'", `f.toml:1:1: max_response: 0B leaves room for no response`},
+		{"trial_time = '0'", `f.toml:1:1: trial_time: 0s would let a new revision run everywhere unseen`},
+		{"disk_reserve = '1KiB'", `f.toml:1:1: disk_reserve: 1KiB leaves no room for the cluster's records: use at least 1MiB`},
 		{"drain_timeout = '0'", `f.toml:1:1: drain_timeout: 0s would cut off every running request`},
 		{"log_level = 'verbose'", `f.toml:1:1: log_level: "verbose" is not a choice`},
 		{"outbound_allow = ['10.0.0.0/8', 'localhost']", `f.toml:1:1: outbound_allow[1]: "localhost" is no address`},

@@ -70,7 +70,7 @@ func keepSame(old, new map[perigee.NodeID]*perigee.Peer) bool {
 // node's own, which changes before it is signed again.
 func samePeer(p, q *perigee.Peer) bool {
 	return p.Incarnation == q.Incarnation && p.Seq == q.Seq && p.State == q.State && p.Expires.Equal(q.Expires) &&
-		p.Load == q.Load && p.Draining == q.Draining && p.HTTPS == q.HTTPS && p.Addr == q.Addr && p.Version == q.Version && p.ClockOff == q.ClockOff &&
+		p.Load == q.Load && p.Draining == q.Draining && p.Full == q.Full && p.HTTPS == q.HTTPS && p.Addr == q.Addr && p.Version == q.Version && p.ClockOff == q.ClockOff &&
 		p.Row.Digest == q.Row.Digest && maps.Equal(p.Revisions, q.Revisions) && maps.Equal(p.Trials, q.Trials) && p.Memory == q.Memory &&
 		maps.Equal(p.Near, q.Near) && maps.Equal(p.Busy, q.Busy)
 }

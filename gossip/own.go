@@ -53,7 +53,7 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	row.Revisions, row.Trials = maps.Clone(row.Revisions), maps.Clone(row.Trials) // the caller may keep its own
 	row.Node, row.Incarnation, row.Seq, row.Digest, row.Sealing, row.ClockOff = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest, o.row.Sealing, o.row.ClockOff
 	loud := row.Addr != o.row.Addr || row.HTTPS != o.row.HTTPS || row.Version != o.row.Version ||
-		row.Draining != o.row.Draining || !maps.Equal(row.Revisions, o.row.Revisions) || !maps.Equal(row.Trials, o.row.Trials)
+		row.Draining != o.row.Draining || row.Full != o.row.Full || !maps.Equal(row.Revisions, o.row.Revisions) || !maps.Equal(row.Trials, o.row.Trials)
 	quiet := row.Load != o.row.Load || row.Memory != o.row.Memory || !maps.Equal(row.Near, o.row.Near) || !maps.Equal(row.Busy, o.row.Busy)
 	if !loud && !quiet {
 		return false

@@ -31,6 +31,7 @@ type Config struct {
 	Admit       []string // command of the admission child, argv; default: this program with the argument "admit"
 
 	MemoryBudget perigee.Bytes // of all guests together; default: half of the machine
+	DiskReserve  perigee.Bytes // free bytes below which the disk counts as full; default 64 MiB
 	MaxResponse  perigee.Bytes // of one response; default: runtime's
 	GeoDatabases []string      // databases of clients' places, asked in this order
 	DNS          string        // UDP and TCP address; "" = off
@@ -84,6 +85,12 @@ func (c Config) fill() (Config, error) {
 	}
 	if c.MemoryBudget == 0 {
 		c.MemoryBudget = machineMemory() / 2 // 0 where it can't be told: runtime's default
+	}
+	if c.DiskReserve < 0 {
+		return c, fmt.Errorf("node: DiskReserve is %s: want 0 or more", c.DiskReserve)
+	}
+	if c.DiskReserve == 0 {
+		c.DiskReserve = defaultReserve
 	}
 	if c.Trial < 0 {
 		return c, fmt.Errorf("node: Trial is %v: want 0 or more", c.Trial)

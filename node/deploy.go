@@ -188,16 +188,24 @@ func (d *deployer) checkPointer(fn *perigee.Function, revision, pointer []byte) 
 // it. It returns that node.
 func (d *deployer) place(ctx context.Context, fn *perigee.Function, plan placement.Plan, revision []byte, archive io.Reader, progress func(DeployEvent)) (perigee.NodeID, error) {
 	admitted := DeployEvent{Step: StepAdmitted, Node: d.self, Revision: fn.Live.ID}
-	if slices.Contains(plan.Holders, d.self) {
-		if err := d.take(ctx, fn, archive); err != nil {
-			return "", err
-		}
-		progress(admitted)
-		return d.self, nil
-	}
-	// This node may not keep the bundle: what arrives goes straight on to one that may.
 	var errs []error
+	if slices.Contains(plan.Holders, d.self) {
+		err := d.rep.room(fn.Live)
+		if err == nil {
+			if err := d.take(ctx, fn, archive); err != nil {
+				return "", err
+			}
+			progress(admitted)
+			return d.self, nil
+		}
+		errs = append(errs, fmt.Errorf("%s does not take the bundle: %w", d.self, err))
+		progress(DeployEvent{Step: StepWaiting, Node: d.self, Revision: fn.Live.ID, Detail: err.Error()})
+	}
+	// This node does not keep the bundle: what arrives goes straight on to one that does.
 	for _, to := range d.rep.nearest(plan.Holders) {
+		if to == d.self {
+			continue
+		}
 		send, err := d.offer(ctx, to, revision)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s does not take the bundle: %w", to, err))
@@ -234,7 +242,7 @@ func (d *deployer) offer(ctx context.Context, to perigee.NodeID, revision []byte
 // not an error when none can be had: the replication of the others goes on for ever.
 func (d *deployer) spread(ctx context.Context, fn *perigee.Function, plan placement.Plan, revision []byte, first perigee.NodeID, progress func(DeployEvent)) {
 	for _, id := range d.rep.nearest(plan.Holders) {
-		if id == first {
+		if id == first || id == d.self {
 			continue
 		}
 		_, err := d.offer(ctx, id, revision)

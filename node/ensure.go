@@ -262,10 +262,21 @@ func (r *replicator) start(ctx context.Context, rev *perigee.Revision, spec runt
 	return err
 }
 
+// room returns an error, which says what to do, unless a revision's bundle is here or has its place.
+func (r *replicator) room(rev *perigee.Revision) error {
+	if r.store.Has(rev.Bundle) {
+		return nil
+	}
+	return r.disk.room(rev.Size)
+}
+
 // fetch brings a bundle that is not here from the nearest node that has it. The store verifies it.
 func (r *replicator) fetch(ctx context.Context, rev *perigee.Revision, from perigee.NodeID) error {
 	if r.store.Has(rev.Bundle) {
 		return nil
+	}
+	if err := r.room(rev); err != nil {
+		return fmt.Errorf("fetch the bundle of %s %s: %w", rev.Manifest.Name, rev.ID, err)
 	}
 	sources := r.holders(rev.ID)
 	if from != "" {

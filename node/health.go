@@ -25,7 +25,7 @@ const (
 // healthHandler serves what monitoring asks for, on the admin listener:
 //
 //	/livez    200 while the process works
-//	/readyz   200 while the node should get traffic, else 503 and the reason
+//	/readyz   200 while the node should get traffic, else 503 and the reason; with a line on a full disk
 //	/metrics  Prometheus metrics; docs/metrics.md lists them
 func (n *Node) healthHandler() http.Handler {
 	mux := http.NewServeMux()
@@ -36,6 +36,9 @@ func (n *Node) healthHandler() http.Handler {
 			return
 		}
 		fmt.Fprintln(w, "ok")
+		if trouble := n.disk.trouble(); trouble != "" { // it goes on serving
+			fmt.Fprintln(w, "disk", trouble)
+		}
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelWarn), Timeout: scrapeTime, MaxRequestsInFlight: maxScrapes,

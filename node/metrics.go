@@ -19,8 +19,8 @@ type metrics struct {
 }
 
 // newMetrics makes the metrics and registers them. expires tells the end of the node's certificate, and
-// webLeft the seconds until the first of the shared web certificates ends.
-func newMetrics(reg prometheus.Registerer, expires func() time.Time, webLeft func() float64) *metrics {
+// webLeft the seconds until the first of the shared web certificates ends, disk what room there is.
+func newMetrics(reg prometheus.Registerer, expires func() time.Time, webLeft func() float64, disk func() (free float64, full bool)) *metrics {
 	m := &metrics{
 		deploys: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "perigee_node_deploys_total", Help: "Deploys that this node was asked for, by outcome.",
@@ -39,7 +39,16 @@ func newMetrics(reg prometheus.Registerer, expires func() time.Time, webLeft fun
 		Name: "perigee_node_certificate_left_seconds", Help: "Time until this node's certificate expires; below zero it has.",
 	}, func() float64 { return time.Until(expires()).Seconds() }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "perigee_node_web_certificate_left_seconds", Help: "Time until the first of the shared web certificates of this node expires; +Inf: it has none.",
-	}, webLeft))
+	}, webLeft), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "perigee_node_disk_free_bytes", Help: "Room on the disk of the data directory.",
+	}, func() float64 { free, _ := disk(); return free }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "perigee_node_disk_full", Help: "1 while the disk is full: the node serves what it has and takes no new bundles.",
+	}, func() float64 {
+		if _, full := disk(); full {
+			return 1
+		}
+		return 0
+	}))
 	return m
 }
 

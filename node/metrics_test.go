@@ -89,7 +89,7 @@ func TestMetricsDoc(t *testing.T) {
 	edgeproxy.NewMetrics(&reg)
 	dns.NewMetrics(&reg)
 	egress.NewMetrics(&reg)
-	newMetrics(&reg, time.Now, func() float64 { return 0 })
+	newMetrics(&reg, time.Now, func() float64 { return 0 }, func() (float64, bool) { return 0, false })
 	newUsageMetrics(&reg, testTable(t))
 	var made []metric
 	for _, c := range reg.all {

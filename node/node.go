@@ -53,6 +53,7 @@ type Node struct {
 	m        *membership
 	registry *prometheus.Registry
 	seeds    seedFile
+	disk     *disk
 
 	link     *peerlink.Link
 	standing *standing
@@ -105,6 +106,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n.log = n.cfg.Logger.With("node", n.ID())
+	n.disk = newDisk(vfs.OS{}, n.cfg.Dir, n.cfg.DiskReserve, n.log)
 	if err := n.listen(); err != nil {
 		return nil, err
 	}
@@ -114,13 +116,15 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.View().Desired.Revoked[n.ID()] {
 		return nil, ErrRemoved
 	}
+	n.disk.look()
 	return n, nil
 }
 
 // wire makes the parts and connects them: arrows point from the part that asks to the part asked.
 // Parts that need one another find it through n, since nothing runs before all are there.
 func (n *Node) wire() error {
-	store, err := bundle.OpenStore(vfs.OS{}, n.cfg.Dir.path("bundles"))
+	files := vfs.Watch(vfs.OS{}, n.disk.note)
+	store, err := bundle.OpenStore(files, n.cfg.Dir.path("bundles"))
 	if err != nil {
 		return err
 	}
@@ -139,14 +143,15 @@ func (n *Node) wire() error {
 	if err := n.wireEgress(); err != nil {
 		return err
 	}
-	metrics := newMetrics(n.registry, n.m.identity.Expires, func() float64 { return n.webCerts.left(time.Now()) })
+	metrics := newMetrics(n.registry, n.m.identity.Expires, func() float64 { return n.webCerts.left(time.Now()) }, n.disk.state)
 	control := http.NewServeMux()
 	join := newJoinServer(n.m, metrics, n.log)
-	if err := n.wireMesh(control, join); err != nil {
+	if err := n.wireMesh(files, control, join); err != nil {
 		return err
 	}
 	join.gossip, join.reach = n.gossip, newReacher(n)
 	n.standing.gossip = n.gossip
+	n.disk.told = func(full bool) { n.gossip.SetRow(func(r *perigee.Row) { r.Full = full }) }
 	n.plans = &plans{}
 	n.rollouts = &rollouts{plans: n.plans}
 	if n.trials, err = openTrials(n.cfg.Dir.path("trials"), n.cfg.Trial, n.log); err != nil {
@@ -183,7 +188,7 @@ func (n *Node) wire() error {
 const dialTimeout = 1500 * time.Millisecond
 
 // wireMesh makes the link and gossip, which rest on each other.
-func (n *Node) wireMesh(control http.Handler, join *joinServer) error {
+func (n *Node) wireMesh(files vfs.FS, control http.Handler, join *joinServer) error {
 	advertise, err := n.advertise()
 	if err != nil {
 		return err
@@ -201,7 +206,7 @@ func (n *Node) wireMesh(control http.Handler, join *joinServer) error {
 	}
 	n.standing = &standing{m: n.m, addrs: n.knownAddrs, log: n.log, refused: make(chan struct{}, 1)}
 	n.gossip, err = gossip.New(gossip.Config{
-		Identity: n.m.identity, Genesis: n.m.genesisRecord, Dir: n.cfg.Dir.path("state"), Mesh: mesh{n.link, n.standing.noteRefusal},
+		Identity: n.m.identity, Genesis: n.m.genesisRecord, Dir: n.cfg.Dir.path("state"), FS: files, Mesh: mesh{n.link, n.standing.noteRefusal},
 		GossipKey: n.m.gossipKey, Advertise: advertise, Seeds: n.seeds.addrPorts,
 		Row:           perigee.Row{Version: perigee.Version, HTTPS: n.HTTPSAddr(), Memory: n.cfg.MemoryBudget},
 		CheckManifest: func(m *perigee.Manifest) error { return bundle.CheckManifest(m, nil) },

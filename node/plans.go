@@ -53,7 +53,7 @@ func samePlans(a, b *perigee.View) bool {
 		return false
 	}
 	return a.Observed == b.Observed || maps.EqualFunc(a.Observed.Nodes, b.Observed.Nodes, func(p, q *perigee.Peer) bool {
-		return p == q || p.State == q.State && p.Draining == q.Draining && p.Region == q.Region && p.Zone == q.Zone && maps.Equal(p.Labels, q.Labels)
+		return p == q || p.State == q.State && p.Draining == q.Draining && p.Full == q.Full && (!p.Full || maps.Equal(p.Revisions, q.Revisions)) && p.Region == q.Region && p.Zone == q.Zone && maps.Equal(p.Labels, q.Labels)
 	})
 }
 

@@ -31,6 +31,7 @@ type replicator struct {
 	trials   *trials
 	secrets  *secrets
 	store    *bundle.Store
+	disk     *disk
 	runtime  *runtime.Runtime
 	egress   *egress.Egress
 	control  func(perigee.NodeID) http.RoundTripper
@@ -106,7 +107,7 @@ const (
 
 func newReplicator(n *Node, store *bundle.Store, m *metrics) *replicator {
 	r := &replicator{
-		self: n.Claims, gossip: n.gossip, plans: n.plans, rollouts: n.rollouts, trials: n.trials, secrets: n.secrets, store: store, runtime: n.runtime, egress: n.egress,
+		self: n.Claims, gossip: n.gossip, plans: n.plans, rollouts: n.rollouts, trials: n.trials, secrets: n.secrets, store: store, disk: n.disk, runtime: n.runtime, egress: n.egress,
 		control: n.link.Control, rtt: n.link.RTT, metrics: m, log: n.log,
 		urgent: make(chan struct{}, maxUrgent), quiet: make(chan struct{}, maxQuiet),
 		trying: map[perigee.RevisionID]bool{}, failed: map[perigee.RevisionID]failure{},
@@ -168,11 +169,15 @@ func (r *replicator) step(now time.Time, thorough bool) {
 	plans := r.plans.at(view)
 	aims := map[perigee.RevisionID]aim{}
 	missing := 0
+	_, full := r.disk.state()
 	for _, fn := range view.Desired.Functions {
 		plan := plans.of(fn)
 		mine := r.rollouts.on(view, fn, r.self().ID)
 		if mine != fn {
 			r.aimNext(fn, plan, aims, now)
+		}
+		if full && wanted(plan, r.self().ID) == perigee.Absent {
+			r.aimStored(view, fn, aims, now)
 		}
 		if mine == nil {
 			continue
@@ -219,6 +224,18 @@ func (r *replicator) aimNext(fn *perigee.Function, plan placement.Plan, aims map
 		return
 	}
 	aims[fn.Live.ID] = aim{warmth: perigee.Held, keep: true, spare: true}
+	if state, _ := r.trials.state(fn.Live.ID); state != perigee.TrialFailed && r.warmth(fn.Live.ID) == perigee.Absent {
+		r.try(fn.Live, perigee.Held, now)
+	}
+}
+
+// aimStored has a node with a full disk say what rests on it: after a start nobody knows that yet, and plans
+// take such a node for what it has only.
+func (r *replicator) aimStored(view *perigee.View, fn *perigee.Function, aims map[perigee.RevisionID]aim, now time.Time) {
+	if !r.allowed(view, &holding{rev: fn.Live}) || !r.store.Has(fn.Live.Bundle) {
+		return
+	}
+	aims[fn.Live.ID] = aim{warmth: perigee.Held, keep: true}
 	if state, _ := r.trials.state(fn.Live.ID); state != perigee.TrialFailed && r.warmth(fn.Live.ID) == perigee.Absent {
 		r.try(fn.Live, perigee.Held, now)
 	}

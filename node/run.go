@@ -56,11 +56,12 @@ func (n *Node) Run(ctx context.Context) error {
 	front := start("edgeproxy", n.proxy.Run)
 	keep := start("usage", n.keepUsage)
 	scrub := start("scrub", n.scrubLoop)
+	disk := start("disk", n.disk.run)
 	near := start("near", n.measureNear)
 	places := start("geo", n.locator.Run)
 	issue := start("issuer", n.issuer.run)
 	// Stopped in the other order; monitoring hears until the end why the node is not ready.
-	parts := []part{front, places, near, scrub, keep, issue, admin, replicate, renew, follow, gossip, link}
+	parts := []part{front, places, near, disk, scrub, keep, issue, admin, replicate, renew, follow, gossip, link}
 	if n.dns != nil { // it goes last: others hear from it that this node drains
 		parts = append(parts, start("dns", n.dns.Run))
 	}

@@ -17,7 +17,7 @@ func (n *Node) status() Status {
 	s := Status{
 		Node: me.ID, Region: me.Region, Cluster: v.Desired.Cluster, Domain: v.Desired.Domain, Version: perigee.Version,
 		Nodes: len(v.Observed.Nodes), Functions: len(v.Desired.Functions), State: v.Desired.Digest,
-		Disk: n.diskTrouble(), Rotten: int(n.rotten.Load()), Genesis: n.m.genesisDigest, Record: n.m.genesisRecord, Now: n.gossip.Now(),
+		Disk: n.disk.trouble(), Rotten: int(n.rotten.Load()), Genesis: n.m.genesisDigest, Record: n.m.genesisRecord, Now: n.gossip.Now(),
 	}
 	if err := n.ready(); err != nil {
 		s.Why = err.Error()

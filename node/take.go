@@ -13,7 +13,8 @@ import (
 
 // This file is the holder's side of a deploy.
 
-// eligible verifies a revision that another node brings and requires that this one may hold it.
+// eligible verifies a revision that another node brings and requires that this one may hold it,
+// and has room for it.
 func (d *deployer) eligible(ctx context.Context, revision []byte) (*perigee.Function, error) {
 	fn, err := d.candidate(ctx, revision)
 	if err != nil {
@@ -25,6 +26,9 @@ func (d *deployer) eligible(ctx context.Context, revision []byte) (*perigee.Func
 	}
 	if p := d.gossip.View().Observed.Nodes[self.ID]; p != nil && !p.Routable() {
 		return nil, fmt.Errorf("%s is stopping", self.ID)
+	}
+	if err := d.rep.room(fn.Live); err != nil {
+		return nil, err
 	}
 	return fn, nil
 }

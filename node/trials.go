@@ -88,8 +88,8 @@ func openTrials(dir string, soak time.Duration, log *slog.Logger) (*trials, erro
 			tr.State, tr.Reason = perigee.TrialFailed, fmt.Sprintf("the node died %d times while it tried it", tr.Deaths)
 			log.Error("revision quarantined", "revision", id, "err", tr.Reason)
 		}
-		if err := t.save(id, tr); err != nil {
-			return nil, err
+		if err := t.save(id, tr); err != nil { // a node must start; what can't be noted is not tried, see begin
+			log.Warn("note the death of a node that tried a revision", "revision", id, "err", err)
 		}
 	}
 	return t, nil
@@ -115,17 +115,17 @@ func (t *trials) begin(id perigee.RevisionID, lenient, probe, forced bool) error
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	tr := t.byRev[id]
+	if tr == nil {
+		tr = &trial{State: perigee.Untried}
+	}
 	switch {
-	case tr == nil:
-		tr = &trial{}
-	case forced || tr.State == perigee.TrialNone:
+	case tr.State == perigee.TrialNone:
+		return nil // it is on disk already, and a full one takes no note
+	case forced:
 		tr.State = perigee.TrialNone
 		return t.put(id, tr)
 	case tr.State == perigee.TrialFailed:
 		return fmt.Errorf("%w: %s", errFailedTrial, tr.Reason)
-	}
-	if forced {
-		return t.put(id, tr)
 	}
 	tr.State, tr.lenient, tr.probing, tr.began, tr.done, tr.bad = perigee.Trying, lenient, probe, time.Time{}, 0, 0
 	return t.put(id, tr)

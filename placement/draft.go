@@ -73,7 +73,7 @@ func newDraft(pl *Planner, fn *perigee.Function, barred map[perigee.NodeID]bool,
 	}
 	for i := range pl.members {
 		m := &pl.members[i]
-		if m.revoked || !m.routable {
+		if m.revoked || !m.routable || d.noRoom(m) {
 			continue
 		}
 		s := seat{member: m}
@@ -93,6 +93,11 @@ func newDraft(pl *Planner, fn *perigee.Function, barred map[perigee.NodeID]bool,
 	}
 	at.seats = d.seats
 	return d
+}
+
+// noRoom reports whether the node's disk is full: then it keeps what it has, and takes nothing new.
+func (d *draft) noRoom(m *member) bool {
+	return m.Full && d.fn.Live != nil && m.Revisions[d.fn.Live.ID] == perigee.Absent
 }
 
 // cleared returns n zeros in the room of *s.
@@ -374,6 +379,8 @@ func (d *draft) unseated(m *member) Verdict {
 		v.Reason = ReasonRevoked
 	case ex != nothing:
 		v.Reason, v.Rule = ReasonNotAllowed, d.rules.text(ex)
+	case m.routable:
+		v.Reason = ReasonDiskFull
 	case m.State == perigee.NodeAlive || m.State == perigee.NodeSuspect:
 		v.Reason = ReasonDraining
 	default:

@@ -39,7 +39,7 @@ func (d *draft) complain(hard bool, what string) {
 
 // isSeat reports whether the node can hold the function.
 func (d *draft) isSeat(m *member) bool {
-	return !m.revoked && m.routable && d.rules.excludes(m.NodeClaims) == nothing
+	return !m.revoked && m.routable && !d.noRoom(m) && d.rules.excludes(m.NodeClaims) == nothing
 }
 
 // lacksSurvive notes that the holders are in fewer places than survive asks for.
@@ -66,7 +66,7 @@ func (d *draft) lacksSurvive(have int) {
 func (d *draft) lacksAny() {
 	var down []string
 	for i := range d.members {
-		if v := d.unseated(&d.members[i]); v.Reason == ReasonDown || v.Reason == ReasonDraining {
+		if v := d.unseated(&d.members[i]); v.Reason == ReasonDown || v.Reason == ReasonDraining || v.Reason == ReasonDiskFull {
 			down = append(down, fmt.Sprintf("%s is %s", v.Node, condition(v)))
 		}
 	}

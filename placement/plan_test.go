@@ -41,6 +41,28 @@ func show(v *perigee.View, p Plan) string {
 
 func planOf(v *perigee.View, p perigee.Policy) Plan { return NewPlanner(v).Plan(function(p)) }
 
+// TestPlanFullDisk: a node without room keeps what it has, gets nothing new, and the plan says why.
+func TestPlanFullDisk(t *testing.T) {
+	v := cluster(t, "fra-1", "fra-2", "syd-1")
+	fn := function(perigee.Policy{Pin: []string{"fra"}})
+	fn.Live.ID = "abc"
+	full := *v.Observed.Nodes["fra-1"]
+	full.Full, full.Revisions = true, map[perigee.RevisionID]perigee.Warmth{"abc": perigee.Held}
+	v.Observed.Nodes["fra-1"] = &full
+	if p := NewPlanner(v).Plan(fn); !slices.Equal(p.Holders, []perigee.NodeID{"fra-1", "fra-2"}) {
+		t.Errorf("with the bundle: holders %v", p.Holders)
+	}
+	full.Revisions = nil
+	p := NewPlanner(v).Plan(fn)
+	if !slices.Equal(p.Holders, []perigee.NodeID{"fra-2"}) || p.Verdicts[0].Reason != ReasonDiskFull || !strings.Contains(p.Verdicts[0].Text(), "full") {
+		t.Errorf("without the bundle: holders %v, %s", p.Holders, p.Verdicts[0].Text())
+	}
+	fn.Live.Manifest.Placement.Pin = []string{"node:fra-1"}
+	if p := NewPlanner(v).Plan(fn); len(p.Unsatisfied) != 1 || !strings.Contains(p.Unsatisfied[0], "fra-1 is disk-full") {
+		t.Errorf("only that node: %v", p.Unsatisfied)
+	}
+}
+
 func TestPlanCounts(t *testing.T) {
 	v := sixteen(t)
 	for _, tt := range []struct {

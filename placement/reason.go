@@ -39,6 +39,7 @@ const (
 	ReasonNotAllowed Reason = "not-allowed"
 	ReasonDown       Reason = "down"
 	ReasonDraining   Reason = "draining"
+	ReasonDiskFull   Reason = "disk-full"
 	ReasonRevoked    Reason = "revoked"
 	ReasonOverMax    Reason = "over-max"
 	ReasonNotNeeded  Reason = "not-needed"
@@ -102,6 +103,8 @@ func (r Reason) Text() string {
 		return "left or dead"
 	case ReasonDraining:
 		return "takes no new work"
+	case ReasonDiskFull:
+		return "its disk is full, and it does not have the bundle"
 	case ReasonRevoked:
 		return "its certificate is revoked"
 	case ReasonOverMax:

@@ -25,7 +25,7 @@ func (v Verdict) Text() string {
 		return fmt.Sprintf("allowed, but %s", v.State)
 	case ReasonDraining:
 		return "allowed, but draining"
-	case ReasonNoCopy:
+	case ReasonNoCopy, ReasonDiskFull:
 		return "allowed, but " + v.Reason.Text()
 	case ReasonRevoked:
 		return v.Reason.Text()

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -71,7 +72,11 @@ func (b *breaker) begin(module perigee.Digest) error {
 			ErrQuarantined, s.Deaths, wait.Round(time.Second), filepath.Join(b.dir, name))
 	}
 	s.Loading = true
-	return b.write(name, s)
+	err := b.write(name, s)
+	if errors.Is(err, syscall.ENOSPC) && s.Deaths == 0 {
+		return nil // a node whose disk is full goes on serving what harmed nobody so far
+	}
+	return err
 }
 
 // end notes that the process is alive after loading: the module is not to blame for anything.

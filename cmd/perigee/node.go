@@ -37,6 +37,9 @@ func newNodeLs(t *target) *cobra.Command {
 				if n.Draining {
 					state += ", draining"
 				}
+				if n.Full {
+					state += ", disk full"
+				}
 				if n.Self {
 					rtt = "this node"
 				}

@@ -204,7 +204,7 @@ func (r *runner) run(ctx context.Context) error {
 		ACME: ca, AccessLog: access.Writer,
 		Dir: r.dir(), Socket: r.socket, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
 		AdminSocket: node.SocketPath(socketOf(r.path, r.cfg)), Admit: admit, MemoryBudget: r.cfg.Memory, MaxResponse: r.cfg.MaxResponse,
-		DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny,
+		DiskReserve: r.cfg.DiskReserve, Trial: time.Duration(r.cfg.TrialTime), DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny,
 		GeoDatabases: besideAll(r.path, r.cfg.GeoDatabases), DNS: r.cfg.DNS, DNSZones: r.cfg.DNSZones, DNSServers: r.cfg.DNSServers,
 		DisableHTTP3: !r.cfg.HTTP3, MaxConns: r.cfg.MaxConnections, MaxConnsPerIP: r.cfg.MaxConnectionsPerIP, MinBodyRate: minBodyRate(r.cfg),
 		ProxyProtocol: configs.Prefixes(r.cfg.ProxyProtocol), Trusted: configs.Prefixes(r.cfg.TrustedProxies),
