@@ -118,6 +118,10 @@ bench-cluster: bin/perigee ## figures of clusters, simulated, real, and real in 
 bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, root): cost over the round trip, a node that dies
 	go run ./internal/lab/bench -only rtt,kill
 
+.PHONY: bench-placement
+bench-placement: ## where code runs and which node serves: the choice, simulated worlds
+	go run ./internal/sim/routing/bench
+
 .PHONY: bench-runtime
 bench-runtime: ## the runtime beside other engines and a bare server (needs a C compiler, npm and wrk; Linux)
 	npm install --prefix bench --no-save --no-audit --no-fund $(WIZER)

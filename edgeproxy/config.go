@@ -42,6 +42,10 @@ type Config struct {
 	// nil = only what RoundTrip returns is known.
 	LoadOf func(*http.Response) (perigee.Load, bool)
 
+	// WithAccepted returns a context for RoundTrip, which then calls f as soon as the worker has accepted
+	// the request. nil = that is known only when the head of the response is there.
+	WithAccepted func(ctx context.Context, f func(perigee.Load)) context.Context
+
 	// WarmUp starts a function of the View here in the background. It is called, often, when a request
 	// went elsewhere only because the function is cold here; it must return at once. nil = not done.
 	WarmUp func(*perigee.Function)

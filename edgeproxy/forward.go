@@ -209,7 +209,11 @@ func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, 
 	cfg := &v.proxy.cfg
 	v.expect(c)
 	v.where = ranHop
-	out := v.out.WithContext(ctx)
+	sending := ctx
+	if cfg.WithAccepted != nil {
+		sending = cfg.WithAccepted(ctx, func(l perigee.Load) { tr.took(l, time.Now()) })
+	}
+	out := v.out.WithContext(sending)
 	out.Header = v.out.Header.Clone()
 	dropInternal(out.Header) // of an earlier try here
 	view := v.body.view()
@@ -224,10 +228,11 @@ func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, 
 		meta.timeout = max(time.Millisecond, deadline.Sub(sent))
 	}
 	meta.put(out.Header)
-	resp, load, err := cfg.Hops.RoundTrip(ctx, c.Node, out)
+	resp, load, err := cfg.Hops.RoundTrip(sending, c.Node, out)
 	if err != nil {
 		return v.hopFailed(ctx, err, tr)
 	}
+	tr.taken(load, time.Now())
 	v.receipt.Hop = time.Since(sent)
 	if resp.Header.Get(hopStart) == StartCold {
 		v.learn(StartCold, v.receipt.Hop-c.Score.Way-c.Score.Service)

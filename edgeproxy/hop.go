@@ -52,6 +52,9 @@ func (p *Proxy) serveHop(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer p.hops.leave()
+	if load.Slots > 0 {
+		load.InFlight++ // this one, which has not begun
+	}
 	hw.Accept(load)
 	outcome := p.runHop(hw, r, &m, fn)
 	p.metrics.served.WithLabelValues(outcome).Inc()

@@ -65,7 +65,7 @@ func TestHopIsServed(t *testing.T) {
 	})
 	p := newProxy(t, newWorld("fra-1", "wdc-1"), "fra-1", local, newHops())
 	rec, aborted := sendHop(p, hopRequest())
-	if aborted || rec.refused != "" || rec.accepted == nil || *rec.accepted != (perigee.Load{Slots: 8}) || rec.load != (perigee.Load{Slots: 8}) || rec.Body.String() != "hi" {
+	if aborted || rec.refused != "" || rec.accepted == nil || *rec.accepted != (perigee.Load{InFlight: 1, Slots: 8}) || rec.load != (perigee.Load{Slots: 8}) || rec.Body.String() != "hi" {
 		t.Fatalf("aborted %v, %+v, %q", aborted, rec, rec.Body)
 	}
 	equal(t, "header", fmt.Sprint(rec.Header()), "map[Perigee-Hop-Fuel:[7] Perigee-Hop-Start:[cold]]")

@@ -11,9 +11,6 @@ import (
 )
 
 const (
-	firstEjection   = time.Second
-	longestEjection = 30 * time.Second
-
 	missPenalty = time.Second     // for a revision that the node says it does not run
 	missFor     = 2 * time.Second // by then the View knows better
 	lostPenalty = 100 * time.Millisecond
@@ -27,10 +24,6 @@ const (
 // peers is the table of what this node knows about others besides the View: what it has sent them,
 // what they said last, and how they failed. It keeps no node that the View has dropped. All of it
 // is about requests, so it belongs to the front and nobody else reads it.
-//
-// A node that is silent or unreachable is ejected: for 1 s, doubled by each further failure up to
-// 30 s. After that one request tries it; until that one has ended the node stays ejected. Any answer,
-// a refusal too, ends the ejection.
 type peers struct {
 	mu    sync.Mutex // serialises changes of the map
 	table atomic.Pointer[map[perigee.NodeID]*peer]
@@ -38,20 +31,15 @@ type peers struct {
 
 // peer is what is known about one node.
 type peer struct {
-	mu           sync.Mutex // guards all below
-	strikes      int        // failures in a row
-	struckAt     time.Time  // the last of them
-	ejectedUntil time.Time
-	probing      bool // one request tries a node after its ejection
-	revisions    map[perigee.RevisionID]*peerRevision
+	mu        sync.Mutex // guards all below
+	ejection  placement.Ejection
+	revisions map[perigee.RevisionID]*peerRevision
 }
 
 // peerRevision is what is known about one revision on one node. Penalties are here and not with the
 // node, so that a function that crashes in the middle of responses harms no other.
 type peerRevision struct {
-	inFlight    int // requests sent there and not answered
-	load        perigee.Load
-	loadAt      time.Time
+	ledger      placement.Ledger
 	penalty     time.Duration // as of penaltyAt; it decays
 	penaltyAt   time.Time
 	missedUntil time.Time // it said that it does not run this
@@ -71,12 +59,10 @@ func (t *peers) fact(f *placement.Fact, id perigee.NodeID, rev perigee.RevisionI
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f.EjectedUntil = p.ejectedUntil
-	if p.probing && f.EjectedUntil.Before(now.Add(firstEjection)) {
-		f.EjectedUntil = now.Add(firstEjection)
-	}
+	f.EjectedUntil = p.ejection.Until(now)
 	if r := p.revisions[rev]; r != nil {
-		f.InFlight, f.Load, f.LoadAt, f.Penalty = r.inFlight, r.load, r.loadAt, r.penaltyNow(now)
+		r.ledger.Fill(f)
+		f.Penalty = r.penaltyNow(now)
 		if now.Before(r.missedUntil) {
 			f.Penalty = max(f.Penalty, missPenalty)
 		}
@@ -123,7 +109,7 @@ func (p *peer) revisionLocked(rev perigee.RevisionID) *peerRevision {
 	r := p.revisions[rev]
 	if r == nil {
 		if len(p.revisions) >= maxRevisions {
-			maps.DeleteFunc(p.revisions, func(_ perigee.RevisionID, r *peerRevision) bool { return r.inFlight == 0 })
+			maps.DeleteFunc(p.revisions, func(_ perigee.RevisionID, r *peerRevision) bool { return r.ledger.Idle() })
 		}
 		r = &peerRevision{}
 		p.revisions[rev] = r
@@ -133,10 +119,11 @@ func (p *peer) revisionLocked(rev perigee.RevisionID) *peerRevision {
 
 // trip is one request sent to a node. Its methods are for one goroutine; done must be called once.
 type trip struct {
-	peer  *peer
-	rev   *peerRevision
-	began time.Time
-	probe bool
+	peer     *peer
+	rev      *peerRevision
+	began    time.Time
+	trying   bool // it tries a node whose ejection is over
+	accepted bool // guarded by peer.mu
 }
 
 // begin counts a request to a node. It returns false, and counts nothing, if the node's ejection has
@@ -145,37 +132,50 @@ func (t *peers) begin(id perigee.NodeID, rev perigee.RevisionID, known map[perig
 	p := t.get(id, known)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.probing && !force {
+	trying, ok := p.ejection.Begin(now, force)
+	if !ok {
 		return trip{}, false
 	}
-	tr := trip{peer: p, rev: p.revisionLocked(rev), began: now}
-	if p.strikes > 0 && !p.probing && !now.Before(p.ejectedUntil) {
-		p.probing, tr.probe = true, true
-	}
-	tr.rev.inFlight++
+	tr := trip{peer: p, rev: p.revisionLocked(rev), began: now, trying: trying}
+	tr.rev.ledger.Sent()
 	return tr, true
+}
+
+// took notes that the node accepted the request, with the load it had then.
+func (tr *trip) took(l perigee.Load, now time.Time) {
+	tr.peer.mu.Lock()
+	defer tr.peer.mu.Unlock()
+	if !tr.accepted {
+		tr.accepted = true
+		tr.rev.ledger.Accepted()
+	}
+	tr.rev.ledger.Reported(l, now)
+	tr.peer.ejection.Lives()
+}
+
+// taken is took where nothing said so at once: the head of the response is there.
+func (tr *trip) taken(l perigee.Load, now time.Time) {
+	tr.peer.mu.Lock()
+	said := tr.accepted
+	tr.peer.mu.Unlock()
+	if !said {
+		tr.took(l, now)
+	}
 }
 
 // report keeps what the node said about its load; the zero Load says nothing.
 func (tr *trip) report(l perigee.Load, now time.Time) {
-	if l == (perigee.Load{}) {
-		return
-	}
 	tr.peer.mu.Lock()
-	tr.rev.load, tr.rev.loadAt = l, now
+	tr.rev.ledger.Reported(l, now)
 	tr.peer.mu.Unlock()
 }
 
 // answered notes that the node lives.
 func (tr *trip) answered() {
 	tr.peer.mu.Lock()
-	tr.peer.aliveLocked()
+	tr.peer.ejection.Lives()
 	tr.rev.penalty, tr.rev.missedUntil = 0, time.Time{}
 	tr.peer.mu.Unlock()
-}
-
-func (p *peer) aliveLocked() {
-	p.strikes, p.ejectedUntil, p.probing = 0, time.Time{}, false
 }
 
 // refused notes that the node did not take the request.
@@ -188,25 +188,19 @@ func (tr *trip) refused(e *perigee.HopError, now time.Time) {
 	defer p.mu.Unlock()
 	switch e.Code {
 	case perigee.RefusedUnreachable, perigee.RefusedSilent:
-		if tr.began.Before(p.struckAt) {
-			return // sent before the last failure was known: part of the same
-		}
-		p.ejectedUntil = now.Add(min(longestEjection, firstEjection<<min(p.strikes, 8)))
-		p.strikes++
-		p.struckAt, p.probing = now, false
+		p.ejection.Silent(tr.began, now)
 	case perigee.RefusedDraining:
-		p.aliveLocked()
-		p.ejectedUntil = now.Add(firstEjection)
+		p.ejection.Leaves(now)
 	case perigee.RefusedNotHere, perigee.RefusedNotAllowed:
-		p.aliveLocked()
+		p.ejection.Lives()
 		tr.rev.missedUntil = now.Add(missFor)
 	case perigee.RefusedOverloaded:
-		p.aliveLocked()
+		p.ejection.Lives()
 		if e.Load == nil {
 			tr.rev.addPenalty(busyPenalty, now)
 		}
 	case perigee.RefusedDeadline:
-		p.aliveLocked()
+		p.ejection.Lives()
 	}
 }
 
@@ -220,9 +214,9 @@ func (tr *trip) lost(now time.Time) {
 // done ends the trip.
 func (tr *trip) done() {
 	tr.peer.mu.Lock()
-	tr.rev.inFlight--
-	if tr.probe {
-		tr.peer.probing = false
+	tr.rev.ledger.Ended(tr.accepted)
+	if tr.trying {
+		tr.peer.ejection.Tried()
 	}
 	tr.peer.mu.Unlock()
 }

@@ -145,7 +145,7 @@ func TestRouteSpillInScenes(t *testing.T) {
 			takes := func(id perigee.NodeID) time.Duration {
 				d := s.rtt[[2]perigee.NodeID{entry, id}] + assumedService
 				if n := s.view.Observed.Nodes[id].Load.InFlight; n >= 8 {
-					d += assumedService * time.Duration(n-7) / 8
+					d += waitWeight * (assumedService * time.Duration(n-7) / 8)
 				}
 				return d
 			}

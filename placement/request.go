@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -125,12 +126,16 @@ func (c *choice) rate(f *Fact, now time.Time, o *option) {
 	if f.Load.Slots > 0 && now.Sub(f.LoadAt) <= LoadTTL || load.Slots == 0 {
 		load = &f.Load
 	}
-	o.used, o.slots = max(f.InFlight, int(load.InFlight)), int(load.Slots)
+	o.used, o.slots = int(load.InFlight), int(load.Slots)
+	if load == &f.Load {
+		o.used += f.Unreported
+	}
+	o.used = max(o.used, f.InFlight)
 
 	s := &o.score
 	s.Service = assumedService
-	if load.Service > 0 {
-		s.Service = time.Duration(load.Service) * time.Microsecond
+	if us := cmp.Or(f.Load.Service, load.Service); us > 0 { // an old report of it is better than none
+		s.Service = time.Duration(us) * time.Microsecond
 	}
 	if o.busy() {
 		s.Wait = s.Service * time.Duration(o.used+1-o.slots) / time.Duration(o.slots)
@@ -144,7 +149,7 @@ func (c *choice) rate(f *Fact, now time.Time, o *option) {
 		}
 	}
 	s.Target, s.Penalty = c.target, f.Penalty
-	s.Total = max(s.Way+s.Service+s.Wait+s.Start+s.Target, s.Penalty)
+	s.Total = max(s.Way+s.Service+waitWeight*s.Wait+s.Start+s.Target, s.Penalty)
 
 	tier := c.last
 	if !o.busy() {

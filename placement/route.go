@@ -39,6 +39,7 @@ type Fact struct {
 	RTT          time.Duration // smoothed round trip from the entry node
 	Measured     bool          // RTT is a measurement; if false, distance is estimated
 	InFlight     int           // requests this entry node has sent there that are not answered yet
+	Unreported   int           // of requests sent there, those that Load does not count
 	Load         perigee.Load  // what it last reported on a response
 	LoadAt       time.Time     // when; a report older than LoadTTL gives way to the View's
 	Penalty      time.Duration // it counts as at least this far away: recent failures

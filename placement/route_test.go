@@ -79,7 +79,7 @@ func TestRoute(t *testing.T) {
 }
 
 // The nearest node gives way when waiting there takes longer than the way to another, and only then.
-// A request takes 10 ms there until somebody knows better, so each one that waits for 8 slots costs 1.25 ms.
+// A request takes 10 ms there until somebody knows better, so each one that waits for 8 slots costs 1.25 ms, which count twice.
 func TestRouteSpillsToTheIdle(t *testing.T) {
 	const full, idle = "load=8/8", "load=0/8"
 	for _, tt := range []struct {
@@ -89,10 +89,10 @@ func TestRouteSpillsToTheIdle(t *testing.T) {
 		want        string
 		reason      Reason
 	}{
-		{"hardly farther", 5, 6, full, idle, "fra-2 fra-1", ReasonLessLoaded},
-		{"farther than the wait", 5, 6.5, full, idle, "fra-1 fra-2", ReasonNearestWarm},
-		{"a longer wait", 90, 99, "load=15/8", idle, "fra-2 fra-1", ReasonLessLoaded},
-		{"far, and not worth it", 90, 101, "load=15/8", idle, "fra-1 fra-2", ReasonNearestWarm},
+		{"hardly farther", 5, 7, full, idle, "fra-2 fra-1", ReasonLessLoaded},
+		{"farther than the wait", 5, 8, full, idle, "fra-1 fra-2", ReasonNearestWarm},
+		{"a longer wait", 90, 109, "load=15/8", idle, "fra-2 fra-1", ReasonLessLoaded},
+		{"far, and not worth it", 90, 111, "load=15/8", idle, "fra-1 fra-2", ReasonNearestWarm},
 		{"both full: the shorter queue", 90, 91, "load=12/8", full, "fra-2 fra-1", ReasonLessLoaded},
 		{"both full alike: the nearer", 90, 91, full, full, "fra-1 fra-2", ReasonNearestWarm},
 	} {
@@ -184,7 +184,7 @@ func TestRouteKeepsTheRequestWhereItIs(t *testing.T) {
 
 // Nodes nearly as good as each other share the work, the better ones more of it.
 func TestRouteDraws(t *testing.T) {
-	v := cluster(t, "fra-1 warm", "fra-2 warm", "fra-3 warm load=80/8", "wdc-1", "syd-1 warm")
+	v := cluster(t, "fra-1 warm", "fra-2 warm", "fra-3 warm load=40/8", "wdc-1", "syd-1 warm")
 	d := Demand{Function: function(perigee.Policy{}), Entry: "wdc-1"}
 	fact := measured(map[perigee.NodeID]float64{"fra-1": 90, "fra-2": 91, "fra-3": 89, "syd-1": 200})
 	got := map[perigee.NodeID]int{}

@@ -53,6 +53,15 @@ func outcomeOf(ctx context.Context, err error) string {
 	return hopFailed
 }
 
+type acceptedKey struct{}
+
+// WithAccepted returns a context for a request of RoundTripHop. f is called, once, when the worker has said
+// that it accepts the request, with the load that it reports; RoundTripHop returns later, with the head
+// of the response. f must not block.
+func WithAccepted(ctx context.Context, f func(perigee.Load)) context.Context {
+	return context.WithValue(ctx, acceptedKey{}, f)
+}
+
 // startHop sends the request's head and waits for the worker to accept it.
 func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 	ctx := r.Context()
@@ -80,6 +89,9 @@ func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 			}
 			if a.refused {
 				return nil, refusal(x, id, a)
+			}
+			if f, ok := ctx.Value(acceptedKey{}).(func(perigee.Load)); ok {
+				f(a.load)
 			}
 			return x, nil
 		case ctx.Err() != nil:
