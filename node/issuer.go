@@ -124,6 +124,9 @@ func (s *issuer) look(ctx context.Context, now time.Time) time.Duration {
 			o = &order{}
 			s.orders[name] = o
 		}
+		if e != nil && exposed(view, e) {
+			o.version = 0 // what is known of when to renew it no longer counts
+		}
 		wait := s.dueLocked(o, e, now)
 		s.mu.Unlock()
 		if wait > 0 {
@@ -233,10 +236,14 @@ func issuers(view *perigee.View) (ids []perigee.NodeID) {
 	return ids
 }
 
-// responsible returns the issuer that looks after a name; "" = none is up.
+// responsible returns the issuer that looks after a name; "" = none is up that may: whoever orders a
+// certificate holds its key, so it must be within the residency of the functions behind the name.
 func (s *issuer) responsible(view *perigee.View, name string) (best perigee.NodeID) {
 	var most uint64
 	for _, id := range issuers(view) {
+		if _, ok := placement.Terminates(view.Desired, name, view.Observed.Nodes[id].NodeClaims); !ok {
+			continue
+		}
 		h := fnv.New64a()
 		fmt.Fprintf(h, "%s\x00%s", id, name)
 		if v := mix(h.Sum64()); best == "" || v > most {
@@ -315,7 +322,7 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 		}
 	}
 	s.mu.Lock()
-	forced := o.forced
+	forced := o.forced || e != nil && exposed(s.gossip.View(), e)
 	s.mu.Unlock()
 	if old != nil && !forced {
 		renew, again := s.client.Load().RenewAt(ctx, old)
@@ -432,23 +439,29 @@ func (s *issuer) recipients(view *perigee.View, name perigee.WebName) (out []ide
 		if name.Item == perigee.WebAccount && !p.HasRole(perigee.RoleIssuer) {
 			continue
 		}
-		if id != s.self() && name.Item == perigee.WebCertificate && !mayAnswer(view, name.Name, p.NodeClaims) {
-			continue
+		if name.Item == perigee.WebCertificate {
+			if _, ok := placement.Terminates(view.Desired, name.Name, p.NodeClaims); !ok {
+				continue
+			}
 		}
 		out = append(out, identity.Recipient{Node: id, Key: p.Sealing})
 	}
 	return out
 }
 
-// mayAnswer reports whether a node may have the key of a name's certificate: the residency of every
-// function that answers there allows it.
-func mayAnswer(view *perigee.View, name string, c perigee.NodeClaims) bool {
-	for _, fn := range view.Desired.FunctionsAt(name) {
-		if _, ok := placement.Allowed(&perigee.Policy{Residency: fn.Policy().Residency}, c, view.Desired.Regions); !ok {
-			return false
+// exposed reports whether a certificate is sealed to a node that may not have its key any more: a residency
+// came, or became narrower, after it was shared. It needs another key then.
+func exposed(view *perigee.View, e *perigee.WebEntry) bool {
+	env, err := identity.ParseEnvelope(e.Sealed)
+	if err != nil || e.Item != perigee.WebCertificate {
+		return false
+	}
+	for id, p := range view.Observed.Nodes {
+		if _, ok := placement.Terminates(view.Desired, e.Name, p.NodeClaims); !ok && env.SealedTo(id) {
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // handOn seals what is shared already to nodes that came later.

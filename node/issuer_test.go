@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/identity"
+	"github.com/perigee-edge/perigee/placement"
 )
 
 // issuerView is a cluster of nodes, each "id" or "id:state"; those whose id begins with "i" are issuers.
@@ -117,8 +119,9 @@ func TestIsPublic(t *testing.T) {
 	}
 }
 
-// TestMayAnswer keeps a key inside the residency of all functions of a host.
-func TestMayAnswer(t *testing.T) {
+// TestRecipients keeps a key inside the residency of all functions of a host: the issuer that orders it is
+// there too, and one that left it is replaced.
+func TestRecipients(t *testing.T) {
 	fn := func(name, host, path string, residency ...string) *perigee.Function {
 		m := perigee.Manifest{Name: name, Routes: []perigee.Route{{Host: host, Path: path}}, Placement: perigee.Policy{Residency: residency}}
 		return &perigee.Function{Name: name, Live: &perigee.Revision{Manifest: m}}
@@ -132,8 +135,30 @@ func TestMayAnswer(t *testing.T) {
 		{"a.fn.example", "wdc", true}, {"b.fn.example", "wdc", false}, {"b.fn.example", "fra", true},
 		{"c.example.com", "wdc", false}, {"c.example.com", "fra", true}, {"*.fn.example", "wdc", false}, {"*.fn.example", "fra", true},
 	} {
-		if got := mayAnswer(v, c.name, perigee.NodeClaims{ID: "x", Region: c.region}); got != c.want {
+		if _, got := placement.Terminates(v.Desired, c.name, perigee.NodeClaims{ID: "x", Region: c.region}); got != c.want {
 			t.Errorf("the key of %s in %s: %v", c.name, c.region, got)
+		}
+	}
+	issuers := issuerView(map[perigee.NodeID]perigee.NodeState{"i-fra-1": perigee.NodeAlive, "i-wdc-1": perigee.NodeAlive, "i-syd-1": perigee.NodeAlive})
+	issuers.Desired = v.Desired
+	for i := range 50 { // whatever the hash says
+		d := *v.Desired
+		d.Functions = map[string]*perigee.Function{"f": fn("f", fmt.Sprintf("h%d.example.com", i), "/", "eu")}
+		view := &perigee.View{Observed: issuers.Observed, Desired: perigee.NewDesired(d)}
+		if id := (&issuer{}).responsible(view, fmt.Sprintf("h%d.example.com", i)); id != "i-fra-1" {
+			t.Errorf("%q would have the key of a host that lives in the EU", id)
+		}
+	}
+	wrapped := make([]byte, 80)
+	env := &identity.Envelope{Version: 1, Text: make([]byte, 64), Keys: []identity.Wrap{{Node: "i-fra-1", Key: wrapped}, {Node: "i-wdc-1", Key: wrapped}}}
+	sealed, err := env.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"b.fn.example": true, "a.fn.example": false} {
+		e := &perigee.WebEntry{WebName: perigee.WebName{Item: perigee.WebCertificate, Name: name}, Sealed: sealed}
+		if got := exposed(issuers, e); got != want {
+			t.Errorf("the key of %s is in Frankfurt and Washington: exposed = %v, want %v", name, got, want)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
 	"github.com/perigee-edge/perigee/internal/identity"
+	"github.com/perigee-edge/perigee/placement"
 )
 
 // webCerts are the certificates of the View that are sealed to this node, opened. update is called when
@@ -41,6 +42,9 @@ func (w *webCerts) update(all map[perigee.WebName]*perigee.WebEntry) {
 	for name, e := range all {
 		if name.Item != perigee.WebCertificate {
 			continue
+		}
+		if _, ok := placement.Terminates(w.view().Desired, name.Name, w.m.identity.Claims()); !ok {
+			continue // it may have been sealed to this node before a residency excluded it
 		}
 		if old := before[name]; old != nil && old.entry.Version == e.Version && old.entry.By == e.By {
 			now[name] = old

@@ -13,6 +13,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/gossip"
+	"github.com/perigee-edge/perigee/placement"
 )
 
 // webSigner has certificates for hosts without a public name signed: by this node if it is a signer,
@@ -41,7 +42,7 @@ func newWebSigner(n *Node) *webSigner {
 // sign returns the chain for a certificate request, as PEM.
 func (s *webSigner) sign(ctx context.Context, csr []byte) ([]byte, error) {
 	if s.m.web != nil {
-		return s.issue(csr)
+		return s.issue(csr, s.m.identity.Claims())
 	}
 	var signers []perigee.NodeID
 	for id, p := range s.gossip.View().Observed.Nodes {
@@ -69,8 +70,9 @@ func (s *webSigner) ask(ctx context.Context, id perigee.NodeID, csr []byte) ([]b
 	return call(ctx, s.control(id), "/web/sign", csr)
 }
 
-// issue signs only for hosts that a function answers at. The rest of the request is checked by the CA.
-func (s *webSigner) issue(der []byte) ([]byte, error) {
+// issue signs only for hosts that a function answers at, and for nodes that may end their TLS. The rest of
+// the request is checked by the CA.
+func (s *webSigner) issue(der []byte, node perigee.NodeClaims) ([]byte, error) {
 	csr, err := x509.ParseCertificateRequest(der)
 	if err != nil {
 		return nil, err
@@ -79,6 +81,9 @@ func (s *webSigner) issue(der []byte) ([]byte, error) {
 	for _, name := range csr.DNSNames {
 		if !desired.HasHost(name) {
 			return nil, fmt.Errorf("no function answers at %q", name)
+		}
+		if rule, ok := placement.Terminates(desired, name, node); !ok {
+			return nil, fmt.Errorf("%s excludes %s: it may have no key for %q", rule, node.ID, name)
 		}
 	}
 	return s.m.web.IssueWeb(csr, time.Now())
@@ -98,7 +103,8 @@ func (s *webSigner) handler() http.Handler {
 			http.Error(w, "too many certificates at once: try again", http.StatusTooManyRequests)
 			return
 		}
-		chain, err := s.issue(der)
+		from, _ := peerOf(r) // without claims, every residency excludes it
+		chain, err := s.issue(der, from)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return

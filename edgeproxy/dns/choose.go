@@ -96,17 +96,14 @@ func (s *Server) place(v *perigee.View, client netip.Addr) (perigee.Point, bool)
 	return r.Point, ok
 }
 
-// serves reports whether a node takes clients' requests for a host, and its address. It must be in
-// the residency of every function there, since it ends their TLS.
+// serves reports whether a node takes clients' requests for a host, and its address. It must be one that
+// may end their TLS.
 func serves(v *perigee.View, p *perigee.Peer, host string) (netip.Addr, bool) {
 	if p.HTTPS == "" || !p.Routable() || v.Desired.Revoked[p.ID] {
 		return netip.Addr{}, false
 	}
-	for fn := range v.Desired.At(host) {
-		resides := perigee.Policy{Residency: fn.Policy().Residency}
-		if _, ok := placement.Allowed(&resides, p.NodeClaims, v.Desired.Regions); !ok {
-			return netip.Addr{}, false
-		}
+	if _, ok := placement.Terminates(v.Desired, host, p.NodeClaims); !ok {
+		return netip.Addr{}, false
 	}
 	return address(p)
 }
