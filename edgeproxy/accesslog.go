@@ -41,6 +41,7 @@ type accessLine struct {
 	Millis    float64            `json:"ms"`
 	Function  string             `json:"function,omitempty"`
 	Revision  perigee.RevisionID `json:"revision,omitempty"`
+	Via       perigee.NodeID     `json:"via,omitempty"`
 	Entry     perigee.NodeID     `json:"entry"`
 	Node      perigee.NodeID     `json:"node,omitempty"`
 	Region    perigee.Region     `json:"region,omitempty"`
@@ -93,6 +94,9 @@ func (l *accessLog) visit(v *visit, took time.Duration) {
 		Node: v.receipt.Node, Region: v.receipt.Region, Revision: v.receipt.Revision, Start: v.receipt.Start, Reason: v.receipt.Reason,
 		Tries: v.tries, HopMillis: millis(v.receipt.Hop), Fuel: v.receipt.Fuel,
 		Agent: bounded(r.Header.Get("User-Agent"), maxLogged), Referer: withoutQuery(r.Header.Get("Referer")),
+	}
+	if by, passed := passedFrom(r.Context()); passed {
+		line.Via = by.ID
 	}
 	if r.TLS != nil {
 		line.TLS = tls.VersionName(r.TLS.Version)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
+	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
 )
 
@@ -22,6 +24,7 @@ const (
 	maxCached    = 10_000 // certificates in memory
 	issueTimeout = 8 * time.Second
 	tidyEvery    = 24 * time.Hour
+	leaveEvery   = 2 * time.Second
 	restTime     = time.Second
 	maxResting   = 1000
 	askRate      = 50 // a second
@@ -36,6 +39,7 @@ const (
 // certificate of a host is got here, and certmagic finds it in its cache.
 type certs struct {
 	cfg   *Config
+	mine  func(host string) bool // its TLS may end here
 	log   *slog.Logger
 	store *certStorage
 
@@ -51,8 +55,8 @@ type certs struct {
 
 var errResting = errors.New("there was no certificate a moment ago")
 
-func newCerts(cfg *Config) *certs {
-	return &certs{cfg: cfg, log: cfg.Logger, store: newCertStorage(cfg.CertDir), asks: rate.NewLimiter(askRate, askBurst), resting: map[string]time.Time{}}
+func newCerts(cfg *Config, mine func(host string) bool) *certs {
+	return &certs{cfg: cfg, mine: mine, log: cfg.Logger, store: newCertStorage(cfg.CertDir), asks: rate.NewLimiter(askRate, askBurst), resting: map[string]time.Time{}}
 }
 
 // start starts certmagic's cache. stop ends it.
@@ -95,12 +99,16 @@ func (c *certs) tidy(ctx context.Context) error {
 	}
 }
 
-// get is the GetCertificate of the TLS configuration. Names that no function answers are refused
-// with the alert unrecognized_name before anything else is done.
+// get is the GetCertificate of the TLS configuration. Names that no function answers, and those whose
+// TLS may not end here, are refused with the alert unrecognized_name before anything else is done.
 func (c *certs) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name := canonicalHost(hello.ServerName)
 	if !c.cfg.View().Desired.HasHost(name) {
 		c.cfg.Metrics.certs.WithLabelValues("unknown-host").Inc()
+		return nil, nil
+	}
+	if !c.mine(name) {
+		c.cfg.Metrics.certs.WithLabelValues("outside").Inc()
 		return nil, nil
 	}
 	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acme.Protocol {
@@ -179,6 +187,44 @@ func (c *certs) obtain(ctx context.Context, name string) error {
 	return err
 }
 
+// leave deletes the keys of hosts whose TLS may not end here any more, within some seconds of the policy that
+// says so, until ctx ends.
+func (c *certs) leave(ctx context.Context) error {
+	tick := time.NewTicker(leaveEvery)
+	defer tick.Stop()
+	var seen *perigee.Desired
+	for {
+		if now := c.cfg.View().Desired; now != seen {
+			seen = now
+			c.dropOutside(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *certs) dropOutside(ctx context.Context) {
+	sites, err := c.store.List(ctx, certmagic.StorageKeys.CertsPrefix(c.IssuerKey()), false)
+	if err != nil {
+		return // there are none
+	}
+	for _, site := range sites {
+		host := path.Base(site)
+		if c.mine(host) {
+			continue
+		}
+		c.cache.RemoveManaged([]certmagic.SubjectIssuer{{Subject: host}})
+		if err := c.store.Delete(ctx, site); err != nil {
+			c.log.Warn("delete a web certificate that a residency excludes from here", "host", host, "err", err)
+			continue
+		}
+		c.log.Info("web certificate deleted: a residency excludes it from here", "host", host)
+	}
+}
+
 // rests reports whether a host got no certificate a moment ago. Clients try again at once, the
 // signer need not.
 func (c *certs) rests(name string, now time.Time) bool {
@@ -202,6 +248,9 @@ func (c *certs) rest(name string, now time.Time) {
 func (c *certs) allow(_ context.Context, name string) error {
 	if !c.cfg.View().Desired.HasHost(name) {
 		return fmt.Errorf("no function answers at %s", name)
+	}
+	if !c.mine(name) {
+		return fmt.Errorf("the residency of %s excludes this node", name)
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/pires/go-proxyproto"
 	"golang.org/x/time/rate"
+
+	"github.com/perigee-edge/perigee"
 )
 
 // A client may give up requests that it made, but not make them in order to give them up: more than
@@ -28,12 +30,24 @@ type session struct {
 	end  func() // ends the connection, whatever is under way
 	gone *rate.Limiter
 	used atomic.Bool
+
+	passed bool               // by another gateway, over the mesh
+	by     perigee.NodeClaims // which
 }
 
 type sessionKey struct{}
 
-func withSession(ctx context.Context, end func()) context.Context {
-	return context.WithValue(ctx, sessionKey{}, &session{end: end, gone: rate.NewLimiter(goneRate, goneBurst)})
+func withSession(ctx context.Context, end func()) (context.Context, *session) {
+	s := &session{end: end, gone: rate.NewLimiter(goneRate, goneBurst)}
+	return context.WithValue(ctx, sessionKey{}, s), s
+}
+
+// passedFrom returns the gateway that passed the connection of a request on to this one, if one did.
+func passedFrom(ctx context.Context) (by perigee.NodeClaims, passed bool) {
+	if s, ok := ctx.Value(sessionKey{}).(*session); ok {
+		return s.by, s.passed
+	}
+	return by, false
 }
 
 // firstOfSession reports whether this is the first request of its connection: what is said of the server as a

@@ -59,4 +59,11 @@
 //
 // After a response whose head has a fuel that is partial, and that has no Content-Length, a trailer field
 // Perigee-Hop-Fuel has the last word.
+//
+// # Connections that are passed on
+//
+// The TLS of a host ends only at nodes that its residency allows (placement.Terminates). Another node reads
+// the ClientHello, and passes the connection, still encrypted, on to the nearest of those: a POST to it with
+// the host, and with Perigee-Hop-Pass, the client's address and port, as the only field. Its body is what the
+// client sends, that of its response what goes back. Nothing is passed on twice.
 package edgeproxy

@@ -67,9 +67,10 @@ func newH3(p *Proxy, socket net.PacketConn) *h3 {
 		MaxHeaderBytes: maxHeader,
 		IdleTimeout:    p.cfg.IdleTimeout,
 		ConnContext: func(ctx context.Context, c *quic.Conn) context.Context {
-			return withSession(ctx, func() {
+			ctx, _ = withSession(ctx, func() {
 				_ = c.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), "too many requests given up")
 			})
+			return ctx
 		},
 	}
 	return h

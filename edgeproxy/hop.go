@@ -35,6 +35,10 @@ func (p *Proxy) serveHop(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "hops come over the mesh only", http.StatusInternalServerError)
 		return
 	}
+	if len(r.Header[hopPass]) > 0 {
+		p.servePass(hw, r)
+		return
+	}
 	m, err := parseHop(r.Header)
 	if err != nil {
 		p.log.Warn("malformed hop", "err", err)

@@ -28,6 +28,7 @@ const (
 	hopCold     = "Perigee-Hop-Cold"
 	hopDepth    = "Perigee-Hop-Depth"
 	hopFrom     = "Perigee-Hop-From"
+	hopPass     = "Perigee-Hop-Pass"
 
 	hopStart   = "Perigee-Hop-Start"
 	hopFuel    = "Perigee-Hop-Fuel"

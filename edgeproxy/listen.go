@@ -26,11 +26,11 @@ const (
 	altSvcAge     = 24 * time.Hour // how long clients remember that there is HTTP/3
 )
 
-func (p *Proxy) newServer() *http.Server {
+func (p *Proxy) newServer(withTLS bool) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	return &http.Server{
+	server := &http.Server{
 		Handler:           p,
 		Protocols:         &protocols,
 		MaxHeaderBytes:    maxHeader,
@@ -45,18 +45,23 @@ func (p *Proxy) newServer() *http.Server {
 			WriteByteTimeout:              p.cfg.StallTimeout,
 		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return withSession(ctx, func() { c.Close() })
+			ctx, s := withSession(ctx, func() { c.Close() })
+			s.by, s.passed = passedBy(c)
+			return ctx
 		},
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" gets an answer with a receipt too
 		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
+	if withTLS {
+		server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.certs.get, NextProtos: []string{"h2", "http/1.1", acme.Protocol}}
+	}
+	return server
 }
 
 // listen serves one listener until it is closed.
 func (p *Proxy) listen(l listener) error {
 	var err error
 	if l.tls {
-		l.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.certs.get, NextProtos: []string{"h2", "http/1.1", acme.Protocol}}
 		err = l.server.ServeTLS(l.Listener, "", "")
 	} else {
 		err = l.server.Serve(l.Listener)

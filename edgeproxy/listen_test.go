@@ -257,7 +257,7 @@ func TestSignerFailures(t *testing.T) {
 }
 
 func TestRestingHostsAreBounded(t *testing.T) {
-	c, now := newCerts(&Config{}), time.Unix(1000, 0)
+	c, now := newCerts(&Config{}, func(string) bool { return true }), time.Unix(1000, 0)
 	for i := range 3 * maxResting {
 		c.rest(fmt.Sprint(i), now)
 	}
@@ -297,7 +297,7 @@ func TestCertStorageLocks(t *testing.T) {
 }
 
 func TestCheckChain(t *testing.T) {
-	c := newCerts(&Config{})
+	c := newCerts(&Config{}, func(string) bool { return true })
 	for name, chain := range map[string]string{
 		"empty": "", "no PEM": "hello", "too long": strings.Repeat("x", maxChain+1),
 		"no certificate": "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n",
@@ -348,7 +348,7 @@ func TestHeaderLimits(t *testing.T) {
 }
 
 func TestServerLimits(t *testing.T) {
-	s := newProxy(t, newWorld("fra-1"), "fra-1", newLocal(nil), newHops()).newServer()
+	s := newProxy(t, newWorld("fra-1"), "fra-1", newLocal(nil), newHops()).newServer(false)
 	if s.MaxHeaderBytes != 16<<10 || s.ReadHeaderTimeout != 10*time.Second || s.IdleTimeout == 0 || s.HTTP2.MaxConcurrentStreams != 100 {
 		t.Errorf("%+v", s)
 	}

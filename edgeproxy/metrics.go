@@ -19,6 +19,10 @@ type Metrics struct {
 	certs     *prometheus.CounterVec
 	inFlight  prometheus.Gauge
 
+	passed  *prometheus.CounterVec
+	taken   *prometheus.CounterVec
+	passing prometheus.Gauge
+
 	refusedConns prometheus.Counter
 	droppedLines prometheus.Counter
 
@@ -64,6 +68,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "perigee_edgeproxy_inflight_requests", Help: "Requests of clients that are being answered.",
 		}),
 	}
+	m.passed = counter("passed_connections_total", "Connections of clients passed on, still encrypted, to a node within the residency, by outcome.", "outcome")
+	m.taken = counter("taken_connections_total", "Connections that other nodes passed on to this one, by outcome.", "outcome")
+	m.passing = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "perigee_edgeproxy_passing_connections", Help: "Connections of clients that are being passed on.",
+	})
 	m.refusedConns = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "perigee_edgeproxy_refused_connections_total", Help: "Connections of clients closed at once, since there were too many.",
 	})
@@ -78,7 +87,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for i, where := range wheres {
 		m.time[i] = m.seconds.WithLabelValues(where)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.unretried, m.certs, m.inFlight, m.refusedConns, m.droppedLines)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.refusedConns, m.droppedLines)
 	return m
 }
 

@@ -24,6 +24,9 @@ func (pr *problem) write(h http.Header, accept []string, id string) []byte {
 	if pr.after > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((pr.after+time.Second-1)/time.Second)))
 	}
+	if pr.location != "" {
+		h.Set("Location", pr.location)
+	}
 	if pr.allow != "" {
 		h.Set("Allow", pr.allow)
 	}

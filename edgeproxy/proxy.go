@@ -30,8 +30,14 @@ type Proxy struct {
 	certs     *certs     // nil = no HTTPS
 	access    *accessLog // nil = none
 
+	sorter *sorter         // nil = no HTTPS
+	passed *passedListener // likewise
+	life   context.Context // of Run; what is passed on ends with it
+	end    context.CancelFunc
+
 	front    gate // requests of clients
 	hops     gate // requests of peers
+	passing  gate // connections of clients that are passed on
 	draining atomic.Bool
 }
 
@@ -49,6 +55,13 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), routes: newRoutes(), buffers: newBuffers()}
+	p.life, p.end = context.WithCancel(context.Background())
+	if cfg.HTTPS != "" || cfg.OnHTTPS != nil {
+		p.certs = newCerts(&p.cfg, func(host string) bool {
+			_, ok := p.terminates(p.cfg.View(), host)
+			return ok
+		})
+	}
 	p.census = newCensus(cfg.MaxConns, cfg.MaxConnsPerIP)
 	if cfg.AccessLog != nil {
 		p.access = newAccessLog(cfg.AccessLog, p.metrics.droppedLines.Inc)
@@ -74,11 +87,12 @@ func New(cfg Config) (*Proxy, error) {
 		}
 		if on != nil {
 			on = &frontListener{Listener: on, census: p.census, refused: p.metrics.refusedConns.Inc, proxies: cfg.ProxyProtocol}
-			p.listeners = append(p.listeners, listener{on, p.newServer(), l.tls})
+			if l.tls {
+				p.sorter, p.passed = newSorter(on, p), newPassedListener(on.Addr())
+				on = p.sorter
+			}
+			p.listeners = append(p.listeners, listener{on, p.newServer(l.tls), l.tls})
 		}
-	}
-	if cfg.HTTPS != "" || cfg.OnHTTPS != nil {
-		p.certs = newCerts(&p.cfg)
 	}
 	return p, nil
 }
@@ -122,10 +136,15 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if p.certs != nil {
 		p.certs.start(ctx)
 		group.Go(func() error { return p.certs.tidy(failed) })
+		group.Go(func() error { return p.certs.leave(failed) })
 	}
+	defer context.AfterFunc(ctx, p.end)()
 	for _, l := range p.listeners {
 		l.server.BaseContext = func(net.Listener) context.Context { return ctx }
 		group.Go(func() error { return p.listen(l) })
+		if l.tls {
+			group.Go(func() error { return p.listen(listener{p.passed, l.server, true}) })
+		}
 	}
 	if p.access != nil {
 		writing, written := context.WithCancel(context.Background())
@@ -148,6 +167,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	})
 	err := group.Wait()
 	cancel()
+	if p.sorter != nil {
+		p.end()
+		p.sorter.wg.Wait()
+	}
 	if p.certs != nil {
 		p.certs.stop()
 	}
@@ -177,8 +200,9 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	}
 	err := group.Wait()
 	p.front.close() // only now: connections that are ending may bring a last request
+	p.passing.close()
 	if err == nil {
-		err = errors.Join(p.front.wait(ctx), p.hops.wait(ctx))
+		err = errors.Join(p.front.wait(ctx), p.hops.wait(ctx), p.passing.wait(ctx))
 	}
 	if err != nil {
 		return fmt.Errorf("drain: %w", err)

@@ -33,6 +33,7 @@ func validLevel(s string) bool { return s == ReceiptFull || s == ReceiptRegion |
 
 // Receipt says where a request ran, and why there. Fields that do not apply are zero.
 type Receipt struct {
+	Via      perigee.Region     // of the node that passed the connection on, still encrypted; "" = the client reached the entry
 	Entry    perigee.Region     // of the node that took the request
 	Region   perigee.Region     // where the function ran
 	Node     perigee.NodeID     // where the function ran; full level only
@@ -58,6 +59,7 @@ func (r *Receipt) Format(level string) string {
 			b = appendItem(appendKey(b, key), value)
 		}
 	}
+	item("via", string(r.Via))
 	item("entry", string(r.Entry))
 	item("region", string(r.Region))
 	if full {
@@ -91,7 +93,7 @@ func ParseReceipt(s string) (Receipt, error) {
 	if err != nil {
 		return r, fmt.Errorf("parse receipt %.200q: %w", s, err)
 	}
-	r.Entry = perigee.Region(d["entry"].text)
+	r.Via, r.Entry = perigee.Region(d["via"].text), perigee.Region(d["entry"].text)
 	r.Region = perigee.Region(d["region"].text)
 	r.Node = perigee.NodeID(d["node"].text)
 	r.Revision = perigee.RevisionID(d["rev"].text)

@@ -56,11 +56,16 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if v.facts.proto = proto; client.IsValid() {
 		v.facts.client = client.String()
 	}
-	v.facts.country, v.facts.region = p.placeOf(client, v.view.Desired.Regions)
-	v.receipt = Receipt{Entry: p.cfg.Region, Reason: ReasonRefused, ID: v.facts.id}
+	near := p.cfg.Region
+	by, passed := passedFrom(r.Context())
+	if passed {
+		near = by.Region
+	}
+	v.facts.country, v.facts.region = p.placeOf(client, near, v.view.Desired.Regions)
+	v.receipt = Receipt{Via: by.Region, Entry: p.cfg.Region, Reason: ReasonRefused, ID: v.facts.id}
 	v.stall.init(w, r.ProtoMajor, p.cfg.StallTimeout)
 	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, settled: v.settled, stall: &v.stall}
-	if r.TLS != nil && r.ProtoMajor < 3 && p.altSvc != "" && !p.draining.Load() && firstOfSession(r.Context()) {
+	if r.TLS != nil && r.ProtoMajor < 3 && p.altSvc != "" && !passed && !p.draining.Load() && firstOfSession(r.Context()) {
 		v.answer.altSvc = p.altSvc
 	}
 	if _, has := r.Header[headerTrace]; has || p.access != nil { // else nobody would see it
@@ -106,6 +111,9 @@ func (v *visit) receive() *problem {
 			hint: "Open a connection of its own for each host.",
 		}
 	}
+	if rule, ok := v.proxy.terminates(v.view, v.host); !ok {
+		return v.proxy.outside(r, v.host, rule)
+	}
 	if r.Method == http.MethodConnect {
 		return &problem{
 			status: http.StatusMethodNotAllowed, cause: "method", allow: methods,
@@ -144,6 +152,20 @@ func (v *visit) receive() *problem {
 		v.level = level
 	}
 	return nil
+}
+
+// outside refuses a request that came without TLS, or with that of another time, for a host whose plaintext
+// this node may not see.
+func (p *Proxy) outside(r *http.Request, host, rule string) *problem {
+	pr := &problem{
+		status: http.StatusMisdirectedRequest, cause: "residency", rule: rule,
+		what: fmt.Sprintf("This node, in %s, may not see requests for %q.", p.cfg.Region, shorten(host)),
+		hint: "Use https: such connections are passed on, still encrypted.",
+	}
+	if r.TLS == nil {
+		pr.status, pr.location = http.StatusPermanentRedirect, "https://"+host+r.URL.RequestURI()
+	}
+	return pr
 }
 
 // challengePath is where a public CA asks for a file (http-01).
@@ -351,17 +373,17 @@ func (p *Proxy) clientOf(r *http.Request) (ip netip.Addr, proto string) {
 const regionUnknown perigee.Region = "unknown"
 
 // placeOf returns a client's country, "" if it is not known, and the region that it counts as. Whoever
-// comes from this machine or a private network is where this node is.
-func (p *Proxy) placeOf(client netip.Addr, regions *perigee.Regions) (country string, region perigee.Region) {
+// comes from a machine of ours or a private network is near: where the node is that the client reached.
+func (p *Proxy) placeOf(client netip.Addr, near perigee.Region, regions *perigee.Regions) (country string, region perigee.Region) {
 	if p.cfg.Client == nil || !client.IsValid() {
-		return "", p.cfg.Region
+		return "", near
 	}
 	country, region = p.cfg.Client(client, regions)
 	switch {
 	case region != "":
 		return country, region
 	case country == "" && (client.IsPrivate() || client.IsLoopback() || client.IsLinkLocalUnicast()):
-		return "", p.cfg.Region
+		return "", near
 	}
 	return country, regionUnknown
 }

@@ -60,7 +60,9 @@ type problem struct {
 	hint   string        // what to do about it
 	after  time.Duration // Retry-After; 0 = none
 	allow  string        // Allow, for 405
-	cause  string        // short label for the refusals metric
+
+	location string // for a redirect; "" = none
+	cause    string // short label for the refusals metric
 }
 
 // problemOf is the one place that turns the failure of a request into an HTTP status.

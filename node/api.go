@@ -138,8 +138,17 @@ func (s *FunctionStatus) Ready() bool {
 type RouteExplanation struct {
 	From   string           `json:"from"`   // as it was asked
 	Client perigee.Region   `json:"client"` // the region the client is in
-	Away   perigee.Duration `json:"away"`   // about, from there to the entry
+	Away   perigee.Duration `json:"away"`   // about, from there to the entry, or to the node that passes its connection on
+	Passed *Passing         `json:"passed,omitempty"`
 	placement.RouteReport
+}
+
+// Passing says that a client does not reach the entry itself: another node passes its connection on, still
+// encrypted.
+type Passing struct {
+	Node   perigee.NodeID `json:"node"` // that the client reaches
+	Region perigee.Region `json:"region"`
+	Rule   string         `json:"rule"` // that keeps this node from seeing the host's plaintext
 }
 
 // WhatIf is a question about a cluster that is otherwise than it is.

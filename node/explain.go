@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -38,40 +39,53 @@ func (n *Node) serveExplain(r *http.Request) (any, error) {
 	}
 	q.Set("caller", string(from.region))
 	out := RouteExplanation{From: q.Get("from"), Client: from.region, Away: away}
+	var at RouteExplanation
 	if entry == n.ID() {
-		out.RouteReport, err = n.explainHere(q)
-		return out, err
+		at, err = n.explainHere(r.Context(), q)
+	} else {
+		at, err = n.askExplain(r.Context(), entry, q)
 	}
-	resp, err := n.control(r.Context(), entry, "/explain?"+q.Encode())
+	out.Passed, out.RouteReport = at.Passed, at.RouteReport
+	return out, err
+}
+
+// askExplain asks the node that a connection reaches.
+func (n *Node) askExplain(ctx context.Context, id perigee.NodeID, q url.Values) (out RouteExplanation, err error) {
+	resp, err := n.control(ctx, id, "/explain?"+q.Encode())
 	if err != nil {
-		return nil, fmt.Errorf("ask %s, which a client there reaches: %w", entry, err)
+		return out, fmt.Errorf("ask %s, which a client there reaches: %w", id, err)
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(resp.Body, askMaximum)).Decode(&out.RouteReport); err != nil {
-		return nil, fmt.Errorf("ask %s, which a client there reaches: read its answer: %w", entry, err)
+	if err := json.NewDecoder(io.LimitReader(resp.Body, askMaximum)).Decode(&out); err != nil {
+		return out, fmt.Errorf("ask %s, which a client there reaches: read its answer: %w", id, err)
 	}
 	return out, nil
 }
 
-// serveNodeExplain is GET /explain on the control connection: the choice of this node.
+// serveNodeExplain is GET /explain on the control connection: what happens to a connection that reaches
+// this node, of which only the choice and the passing on are told.
 func (n *Node) serveNodeExplain(w http.ResponseWriter, r *http.Request) {
-	report, err := n.explainHere(r.URL.Query())
+	out, err := n.explainHere(r.Context(), r.URL.Query())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusConflict)
 		return
 	}
-	writeJSON(w, http.StatusOK, report)
+	writeJSON(w, http.StatusOK, out)
 }
 
-// explainHere explains the choice for the function that answers a URL here.
-func (n *Node) explainHere(q url.Values) (report placement.RouteReport, err error) {
+// passedKey marks a question of a node that passes a connection on: it is not passed on again.
+const passedKey = "passed"
+
+// explainHere explains the choice for the function that answers a URL here. If this node may not see what
+// is said to the host, the one that it passes the connection on to is asked.
+func (n *Node) explainHere(ctx context.Context, q url.Values) (out RouteExplanation, err error) {
 	text := q.Get("url")
 	if !strings.Contains(text, "://") {
 		text = "https://" + text
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Hostname() == "" {
-		return report, fmt.Errorf("%q is no URL: use one like https://hello.example.com/path", q.Get("url"))
+		return out, fmt.Errorf("%q is no URL: use one like https://hello.example.com/path", q.Get("url"))
 	}
 	path := u.Path
 	if path == "" {
@@ -79,9 +93,21 @@ func (n *Node) explainHere(q url.Values) (report placement.RouteReport, err erro
 	}
 	fn := n.View().Desired.Lookup(strings.ToLower(u.Hostname()), path)
 	if fn == nil {
-		return report, fmt.Errorf("no function answers at %s%s: `perigee ls` shows the routes", u.Hostname(), path)
+		return out, fmt.Errorf("no function answers at %s%s: `perigee ls` shows the routes", u.Hostname(), path)
 	}
-	return n.proxy.Explain(fn, perigee.Region(q.Get("caller")), edgeproxy.Wish{Prefer: q.Get("prefer"), Force: q.Get("force")})
+	v, host := n.View(), strings.ToLower(u.Hostname())
+	if rule, ok := placement.Terminates(v.Desired, host, n.Claims()); !ok {
+		to := placement.Terminators(v, n.Claims(), host, n.link.RTT)
+		if len(to) == 0 || q.Has(passedKey) {
+			return out, fmt.Errorf("%s may not see what is said to %s (%s), and no gateway that may is in service: start one there", n.ID(), host, rule)
+		}
+		q.Set(passedKey, "")
+		out, err = n.askExplain(ctx, to[0], q)
+		out.Passed = &Passing{n.ID(), n.Claims().Region, rule}
+		return out, err
+	}
+	out.RouteReport, err = n.proxy.Explain(fn, perigee.Region(q.Get("caller")), edgeproxy.Wish{Prefer: q.Get("prefer"), Force: q.Get("force")})
+	return out, err
 }
 
 // place is where a client is.

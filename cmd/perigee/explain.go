@@ -109,10 +109,15 @@ func newExplainRoute(t *target) *cobra.Command {
 func explainRoute(cmd *cobra.Command, e *node.RouteExplanation) error {
 	w := cmd.OutOrStdout()
 	away := ""
-	if e.Client != e.Region {
+	if e.Client != reachedRegion(e) {
 		away = fmt.Sprintf(", about %s away", shortMillis(time.Duration(e.Away)))
 	}
-	fmt.Fprintf(w, "A client in %s reaches %s in %s%s.\n", e.Client, e.Entry, e.Region, away)
+	if p := e.Passed; p != nil {
+		fmt.Fprintf(w, "A client in %s reaches %s in %s%s.\n", e.Client, p.Node, p.Region, away)
+		fmt.Fprintf(w, "Its connection is passed through, still encrypted, to %s in %s: %s excludes %s.\n", e.Entry, e.Region, p.Rule, p.Node)
+	} else {
+		fmt.Fprintf(w, "A client in %s reaches %s in %s%s.\n", e.Client, e.Entry, e.Region, away)
+	}
 	if r := e.Refusal; r != nil {
 		fmt.Fprintf(w, "%s answers %d: %s\n", e.Function, r.Status, r.Detail)
 	} else {
@@ -290,4 +295,12 @@ func somewhere(ids []perigee.NodeID) string {
 		return "nowhere"
 	}
 	return joined(ids)
+}
+
+// reachedRegion is where the node is that the client reaches.
+func reachedRegion(e *node.RouteExplanation) perigee.Region {
+	if e.Passed != nil {
+		return e.Passed.Region
+	}
+	return e.Region
 }

@@ -263,8 +263,21 @@ func TestResidency(t *testing.T) {
 	if r := get(t, f, outside); r.status != 200 || !slices.Contains([]perigee.Region{"fra", "mad"}, r.receipt.Region) {
 		t.Errorf("entered in wdc: %+v", r)
 	}
+	if r := get(t, f, outside); r.receipt.Via != "wdc" || r.receipt.Entry == "wdc" {
+		t.Errorf("the TLS ended in %q, via %q", r.receipt.Entry, r.receipt.Via)
+	}
 	if stored := bundles(t, outside); len(stored) > 0 {
 		t.Errorf("wdc-1 stores %v", stored)
+	}
+	if found := keys(t, outside); len(found) > 0 {
+		t.Errorf("wdc-1 has keys of the host: %v", found)
+	}
+	if len(keys(t, f.Member("fra-1")))+len(keys(t, f.Member("mad-1"))) == 0 {
+		t.Error("nobody has a key of the host: the check above checks nothing")
+	}
+	e, err := outside.Client().ExplainRoute(t.Context(), "https://hello.localhost/", "wdc", "", "")
+	if err != nil || e.Passed == nil || e.Passed.Node != "wdc-1" || e.Passed.Rule != `residency = ["eu"]` || e.Region == "wdc" || len(e.Candidates) == 0 {
+		t.Errorf("explained: %+v, %v", e, err)
 	}
 	for _, id := range []perigee.NodeID{"fra-1", "mad-1"} {
 		if stored := bundles(t, f.Member(id)); len(stored) != 1 {
@@ -274,10 +287,25 @@ func TestResidency(t *testing.T) {
 	m.Placement = perigee.Policy{Residency: []string{"as"}}
 	body := archive.Open()
 	defer body.Close()
-	_, err := f.Operator().Deploy(t.Context(), m, archive.Digest, perigee.Bytes(archive.Size), body, nil)
+	_, err = f.Operator().Deploy(t.Context(), m, archive.Digest, perigee.Bytes(archive.Size), body, nil)
 	if err == nil || !strings.Contains(err.Error(), "residency") {
 		t.Errorf("deploy that no node satisfies: %v", err)
 	}
+}
+
+// keys lists the private keys of hosts that a member has on its disk.
+func keys(t *testing.T, m *fleet.Member) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir(filepath.Join(string(m.Dir), "web"), func(path string, e os.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".key") {
+			names = append(names, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
 
 // bundles lists what files of bundles a member has, whole or not.
