@@ -25,9 +25,14 @@
 //
 //	<dir>/<64 hex digits>        a blob, named by its BLAKE3 digest; complete and on the disk
 //	<dir>/tmp/<64 hex digits>-*  being written; swept when the store is opened
+//	<dir>/partial/<64 hex digits> slices of a blob that is being fetched, in the order of their coming
 //	<dir>/corrupt/<64 hex digits> a blob that no longer had its digest, for the operator to look at
 //
 // A blob is written to tmp, synced, renamed, and the directory synced, in this order: after a
 // power cut it is there whole or not at all, and it is there if Put had returned. Blobs are
 // verified each time they are read. One process at a time uses a directory.
+//
+// A file in partial is entries: index(4) length(4), little endian, then so many bytes of a sealed slice
+// (package digest), which proves itself. It is not synced: whatever a crash leaves of it, the entries up
+// to the first that is not right are good.
 package bundle

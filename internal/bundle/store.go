@@ -29,10 +29,14 @@ type Store struct {
 	fs    vfs.FS
 	mu    sync.Mutex    // held while a blob comes or goes, so that only the damaged one is quarantined
 	temps atomic.Uint64 // files made in tmp
+	trees trees
+
+	coming map[perigee.Digest]*Partial // guarded by mu
 }
 
 const (
 	tmpDir     = "tmp"
+	partialDir = "partial"
 	corruptDir = "corrupt"
 	maxCorrupt = 8 // blobs kept for the operator to look at
 )
@@ -40,8 +44,8 @@ const (
 // OpenStore opens the store in dir, makes it if it is not there, and removes what a process that
 // died left half written.
 func OpenStore(fsys vfs.FS, dir string) (*Store, error) {
-	s := &Store{dir: dir, fs: fsys}
-	for _, sub := range []string{tmpDir, corruptDir} {
+	s := &Store{dir: dir, fs: fsys, coming: map[perigee.Digest]*Partial{}}
+	for _, sub := range []string{tmpDir, partialDir, corruptDir} {
 		if err := fsys.MkdirAll(s.path(sub)); err != nil {
 			return nil, fmt.Errorf("open bundle store %s: %w", dir, err)
 		}
