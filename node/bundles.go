@@ -1,21 +1,19 @@
 package node
 
 import (
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"time"
 
 	"github.com/perigee-edge/perigee"
-	"github.com/perigee-edge/perigee/internal/bundle"
-	"github.com/perigee-edge/perigee/placement"
 )
 
 // bundleHandler serves bundles to peers and takes those of deploys, on the control connection. All
-// but the first begin with the record frame of the revision:
+// but the GETs begin with the record frame of the revision:
 //
-//	GET  /bundles/{function}/{revision}   the archive, if the asking node may hold it
+//	GET  /bundles/{function}/{revision}/slices/{slice}  a sealed slice of the archive (package digest)
+//	GET  /bundles/{function}/{revision}/slices          the slices that are here so far, and others as they
+//	                                                    come: their numbers, of 4 bytes, big endian
 //	POST /bundles/offer                   would this node take it? -> "send", or "have": its bytes are here
 //	POST /bundles                         and the archive, unless it is here: store, admit, load
 //	POST /bundles/fetch/{node}            fetch it from that node, admit
@@ -23,7 +21,8 @@ import (
 // Both sides apply the hard rules: a node outside a function's residency neither asks nor is served.
 func (d *deployer) bundleHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /bundles/{function}/{revision}", d.serveBundle)
+	mux.HandleFunc("GET /bundles/{function}/{revision}/slices/{slice}", d.serveSlice)
+	mux.HandleFunc("GET /bundles/{function}/{revision}/slices", d.serveList)
 	mux.HandleFunc("POST /bundles/offer", d.serveOffer)
 	mux.HandleFunc("POST /bundles", d.serveTake)
 	mux.HandleFunc("POST /bundles/fetch/{node}", d.serveFetch)
@@ -36,39 +35,7 @@ const (
 	offerHave = "have"
 )
 
-const (
-	stallTime = 30 * time.Second // that a sender of a body may pause
-	serveTime = 10 * time.Minute // to send one bundle
-)
-
-func (d *deployer) serveBundle(w http.ResponseWriter, r *http.Request) {
-	peer, ok := peerOf(r)
-	if !ok {
-		http.Error(w, "only nodes may fetch bundles", http.StatusForbidden)
-		return
-	}
-	rev, policy := d.revisionOf(r.PathValue("function"), perigee.RevisionID(r.PathValue("revision")))
-	if rev == nil {
-		http.Error(w, "no such revision here", http.StatusNotFound)
-		return
-	}
-	if rule, ok := placement.Allowed(policy, peer, d.gossip.View().Desired.Regions); !ok {
-		http.Error(w, fmt.Sprintf("%s in %s may not hold it: %s", peer.ID, peer.Region, rule), http.StatusForbidden)
-		return
-	}
-	body, size, err := d.store.Open(rev.Bundle)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
-		return
-	}
-	defer body.Close()
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(serveTime)) // a mesh stream has one
-	w.Header().Set("Content-Length", fmt.Sprint(size))
-	// A blob that turns out to be damaged lacks its last bytes, and the stream is reset.
-	if _, err := io.Copy(w, body); errors.Is(err, bundle.ErrCorrupt) {
-		d.log.Warn("serve a bundle", "function", rev.Manifest.Name, "peer", peer.ID, "err", err)
-	}
-}
+const stallTime = 30 * time.Second // that a sender of a body may pause
 
 // revisionOf finds a revision that is recorded, or one whose deploy is under way here, and the rules
 // that hold for it.

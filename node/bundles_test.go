@@ -90,10 +90,15 @@ func TestBundlePeers(t *testing.T) {
 		status                   int
 		words                    string
 	}{
-		{"a bundle that it may have", "GET", "/bundles/both/" + string(bothRev.ID), "", 200, string(whole(t, both))},
-		{"one that it may not", "GET", "/bundles/own/" + string(ownRev.ID), "", 403, "wdc-1 in wdc may not hold it"},
-		{"under another name", "GET", "/bundles/both/" + string(ownRev.ID), "", 404, "no such revision"},
-		{"one that is not there", "GET", "/bundles/both/none", "", 404, "no such revision"},
+		{"a slice that it may have", "GET", "/bundles/both/" + string(bothRev.ID) + "/slices/0", "", 200, string(whole(t, both))},
+		{"one that it may not", "GET", "/bundles/own/" + string(ownRev.ID) + "/slices/0", "", 403, "wdc-1 in wdc may not hold it"},
+		{"what there is of that", "GET", "/bundles/own/" + string(ownRev.ID) + "/slices", "", 403, "wdc-1 in wdc may not hold it"},
+		{"under another name", "GET", "/bundles/both/" + string(ownRev.ID) + "/slices/0", "", 404, "no such revision"},
+		{"one that is not there", "GET", "/bundles/both/none/slices/0", "", 404, "no such revision"},
+		{"a slice beyond the end", "GET", "/bundles/both/" + string(bothRev.ID) + "/slices/99", "", 404, "not in the bundle store"},
+		{"a slice before the beginning", "GET", "/bundles/both/" + string(bothRev.ID) + "/slices/-1", "", 404, "not in the bundle store"},
+		{"a slice without a number", "GET", "/bundles/both/" + string(bothRev.ID) + "/slices/x", "", 400, "number"},
+		{"what comes of what is here", "GET", "/bundles/both/" + string(bothRev.ID) + "/slices", "", 404, "not coming"},
 		{"nothing", "POST", "/bundles", "", 400, "EOF"},
 		{"a frame that is too large", "POST", "/bundles", "\xff\xff\xff\xff", 400, "the limit is"},
 		{"half a frame", "POST", "/bundles", "\x00\x00\x00\x09abc", 400, "unexpected EOF"},
@@ -111,7 +116,7 @@ func TestBundlePeers(t *testing.T) {
 		{"and its bytes", "POST", "/bundles", frame(goodRecord) + content, 204, ""},
 		{"again", "POST", "/bundles/offer", frame(goodRecord), 200, offerHave},
 		{"and no bytes", "POST", "/bundles", frame(goodRecord), 204, ""},
-		{"what is not recorded yet", "GET", "/bundles/good/" + string(goodRev.ID), "", 200, content},
+		{"what is not recorded yet", "GET", "/bundles/good/" + string(goodRev.ID) + "/slices/0", "", 200, content},
 		{"no such path", "DELETE", "/bundles", "", 405, ""},
 	} {
 		if status, body := ask(c.method, c.path, strings.NewReader(c.body)); status != c.status || !strings.Contains(body, c.words) {

@@ -35,6 +35,7 @@ type deployer struct {
 	metrics *metrics
 	log     *slog.Logger
 
+	sends  sends
 	places chan struct{} // one for each deploy that may be under way here
 	commit sync.Mutex    // one deploy is recorded at a time: of two of a function, the second is told
 }
@@ -58,7 +59,7 @@ const (
 func newDeployer(n *Node, store *bundle.Store, m *metrics) *deployer {
 	return &deployer{
 		self: n.ID(), gossip: n.gossip, store: store, rep: n.rep, control: n.link.Control, metrics: m, log: n.log,
-		places: make(chan struct{}, maxDeploys),
+		places: make(chan struct{}, maxDeploys), sends: sends{byPeer: map[perigee.NodeID]int{}},
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -268,52 +267,6 @@ func (r *replicator) room(rev *perigee.Revision) error {
 		return nil
 	}
 	return r.disk.room(rev.Size)
-}
-
-// fetch brings a bundle that is not here from the nearest node that has it. The store verifies it.
-func (r *replicator) fetch(ctx context.Context, rev *perigee.Revision, from perigee.NodeID) error {
-	if r.store.Has(rev.Bundle) {
-		return nil
-	}
-	if err := r.room(rev); err != nil {
-		return fmt.Errorf("fetch the bundle of %s %s: %w", rev.Manifest.Name, rev.ID, err)
-	}
-	sources := r.holders(rev.ID)
-	if from != "" {
-		sources = append([]perigee.NodeID{from}, slices.DeleteFunc(sources, func(id perigee.NodeID) bool { return id == from })...)
-	}
-	if len(sources) == 0 {
-		return fmt.Errorf("fetch the bundle of %s %s: no node that is up says that it has it", rev.Manifest.Name, rev.ID)
-	}
-	var errs []error
-	for _, id := range sources {
-		err := r.fetchFrom(ctx, id, rev)
-		r.metrics.fetched(err)
-		if err == nil {
-			return nil
-		}
-		errs = append(errs, fmt.Errorf("from %s: %w", id, err))
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return fmt.Errorf("fetch the bundle of %s %s: %w", rev.Manifest.Name, rev.ID, errors.Join(errs...))
-}
-
-func (r *replicator) fetchFrom(ctx context.Context, from perigee.NodeID, rev *perigee.Revision) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://perigee/bundles/"+rev.Manifest.Name+"/"+string(rev.ID), nil)
-	if err != nil {
-		return err
-	}
-	resp, err := r.control(from).RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(errorText(resp.Body))
-	}
-	return r.store.Put(ctx, rev.Bundle, int64(rev.Size), resp.Body)
 }
 
 // errorText reads what a peer says of an error.

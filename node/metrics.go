@@ -15,6 +15,7 @@ type metrics struct {
 	deploys *prometheus.CounterVec
 	joins   *prometheus.CounterVec
 	fetches *prometheus.CounterVec
+	slices  *prometheus.CounterVec
 	held    *prometheus.GaugeVec
 }
 
@@ -31,11 +32,14 @@ func newMetrics(reg prometheus.Registerer, expires func() time.Time, webLeft fun
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "perigee_node_fetches_total", Help: "Bundles fetched from other nodes, by outcome.",
 		}, []string{"outcome"}),
+		slices: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "perigee_node_slices_total", Help: "Slices of bundles that other nodes were asked for, by outcome.",
+		}, []string{"outcome"}),
 		held: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "perigee_node_revisions", Help: "Revisions on this node, by state; missing ones are planned here and not here yet.",
 		}, []string{"state"}),
 	}
-	reg.MustRegister(m.deploys, m.joins, m.fetches, m.held, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	reg.MustRegister(m.deploys, m.joins, m.fetches, m.slices, m.held, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "perigee_node_certificate_left_seconds", Help: "Time until this node's certificate expires; below zero it has.",
 	}, func() float64 { return time.Until(expires()).Seconds() }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "perigee_node_web_certificate_left_seconds", Help: "Time until the first of the shared web certificates of this node expires; +Inf: it has none.",

@@ -197,4 +197,8 @@ func (r *replicator) sweepLocked(view *perigee.View, aims map[perigee.RevisionID
 		}
 		r.log.Info("bundle deleted", "digest", d)
 	}
+	if err := r.store.Forget(func(d perigee.Digest) bool { return needed[d] || r.using[d] > 0 }); err != nil {
+		r.log.Warn("forget bundles that did not come", "err", err)
+		r.dirty = true
+	}
 }

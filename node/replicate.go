@@ -39,11 +39,12 @@ type replicator struct {
 	metrics  *metrics
 	log      *slog.Logger
 
-	flight singleflight.Group // by revision and warmth: one fetch, one admission, one load
-	urgent chan struct{}      // one place for each piece of work that somebody waits for
-	quiet  chan struct{}      // and for each that nobody does
-	life   context.Context    // ends with stop, and with it all work
-	end    context.CancelFunc
+	flight  singleflight.Group // by revision and warmth: one admission, one load
+	fetches singleflight.Group // by bundle
+	urgent  chan struct{}      // one place for each piece of work that somebody waits for
+	quiet   chan struct{}      // and for each that nobody does
+	life    context.Context    // ends with stop, and with it all work
+	end     context.CancelFunc
 
 	here atomic.Pointer[map[perigee.RevisionID]*holding] // immutable; replaced under mu
 
@@ -53,6 +54,7 @@ type replicator struct {
 	began  time.Time
 	trying map[perigee.RevisionID]bool // work that nobody waits for is under way
 	failed map[perigee.RevisionID]failure
+	liars  map[perigee.NodeID]time.Time   // that sent wrong slices, and until when they are not asked
 	coming map[perigee.RevisionID]arrival // of deploys whose records are not written yet
 	using  map[perigee.Digest]int         // bundles that are being stored or loaded
 	swept  time.Time
@@ -110,7 +112,7 @@ func newReplicator(n *Node, store *bundle.Store, m *metrics) *replicator {
 		self: n.Claims, gossip: n.gossip, plans: n.plans, rollouts: n.rollouts, trials: n.trials, secrets: n.secrets, store: store, disk: n.disk, runtime: n.runtime, egress: n.egress,
 		control: n.link.Control, rtt: n.link.RTT, metrics: m, log: n.log,
 		urgent: make(chan struct{}, maxUrgent), quiet: make(chan struct{}, maxQuiet),
-		trying: map[perigee.RevisionID]bool{}, failed: map[perigee.RevisionID]failure{},
+		trying: map[perigee.RevisionID]bool{}, failed: map[perigee.RevisionID]failure{}, liars: map[perigee.NodeID]time.Time{},
 		coming: map[perigee.RevisionID]arrival{}, using: map[perigee.Digest]int{},
 		dirty: true,
 	}

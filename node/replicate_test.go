@@ -9,13 +9,19 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/digest"
 	"github.com/perigee-edge/perigee/runtime"
 )
 
@@ -223,7 +229,7 @@ func TestRestart(t *testing.T) {
 	if err := s.ready(); err == nil {
 		t.Error("a node that does not run is ready")
 	}
-	s.serveFrom(map[perigee.NodeID]peer{"x": says(http.StatusOK, whole(t, p))})
+	s.serveFrom(map[perigee.NodeID]peer{"x": honest(t, p)})
 	if err := s.rep.ensure(t.Context(), rev, perigee.Warm, "x"); err != nil {
 		t.Fatal(err)
 	}
@@ -262,46 +268,134 @@ func TestFetchLies(t *testing.T) {
 	s := newSingle(t)
 	p := s.pack("a", guest("1"), perigee.Policy{})
 	other := s.pack("a", guest("2"), perigee.Policy{})
-	right := whole(t, p)
 	rev, _, _ := s.sign(p)
+	right := sender(t, whole(t, p), func(b []byte) []byte { return b })
 	for name, lie := range map[string]struct {
-		peer  peer
-		words string
+		peer    peer
+		words   string
+		outcome string
 	}{
-		"another bundle": {says(http.StatusOK, whole(t, other)), "instead"},
-		"cut":            {says(http.StatusOK, right[:len(right)-100]), ""},
-		"longer":         {says(http.StatusOK, append(bytes.Clone(right), 0)), ""},
-		"nothing":        {says(http.StatusOK, nil), ""},
-		"refused":        {says(http.StatusForbidden, []byte("fra-1 may not hold it\n")), "fra-1 may not hold it"},
-		"a long refusal": {says(http.StatusForbidden, bytes.Repeat([]byte("no"), 1<<20)), "nono"},
-		"silent": {func(r *http.Request) (*http.Response, error) {
-			<-r.Context().Done()
-			return nil, context.Cause(r.Context())
-		}, "stopping"},
+		"another bundle": {sender(t, whole(t, other), func(b []byte) []byte { return b }), "not a slice", sliceWrong},
+		"a bit flipped":  {sender(t, whole(t, p), func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), "not a slice", sliceWrong},
+		"cut":            {sender(t, whole(t, p), func(b []byte) []byte { return b[:len(b)-100] }), "not a slice", sliceWrong},
+		"longer":         {sender(t, whole(t, p), func(b []byte) []byte { return append(b, make([]byte, 1<<20)...) }), "not a slice", sliceWrong},
+		"nothing":        {says(http.StatusOK, nil), "not a slice", sliceWrong},
+		"absent":         {says(http.StatusNotFound, []byte("none")), "none", sliceAbsent},
+		"refused":        {says(http.StatusForbidden, []byte("fra-1 may not hold it\n")), "fra-1 may not hold it", sliceRefused},
+		"a long refusal": {says(http.StatusForbidden, bytes.Repeat([]byte("no"), 1<<20)), "nono", sliceRefused},
 	} {
 		t.Run(name, func(t *testing.T) {
+			clear(s.rep.liars)
 			s.serveFrom(map[perigee.NodeID]peer{"liar": lie.peer})
-			if name == "silent" {
-				ctx, cancel := context.WithCancelCause(t.Context())
-				cancel(errStopping)
-				if err := s.rep.fetchFrom(ctx, "liar", rev); err == nil || !strings.Contains(err.Error(), lie.words) {
-					t.Errorf("%v", err)
-				}
-				return
-			}
+			before := slicesThat(t, s, lie.outcome)
 			err := s.rep.ensure(t.Context(), rev, perigee.Warm, "liar")
 			if err == nil || !strings.Contains(err.Error(), "liar") || !strings.Contains(err.Error(), lie.words) || len(err.Error()) > 6<<10 {
 				t.Errorf("%.300v", err)
+			}
+			if got := slicesThat(t, s, lie.outcome); got <= before {
+				t.Errorf("it is not counted as %s", lie.outcome)
+			}
+			if lied := lie.outcome == sliceWrong; s.rep.distrusted("liar", time.Now()) != lied || s.rep.distrusted("liar", time.Now().Add(2*distrustTime)) {
+				t.Errorf("a node that lied, %v, is asked again at once, or never", lied)
 			}
 			s.want(name, rev.ID, perigee.Absent)
 			s.wantStored(name)
 		})
 	}
-	s.serveFrom(map[perigee.NodeID]peer{"honest": says(http.StatusOK, right)})
+	clear(s.rep.liars)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errStopping)
+	s.serveFrom(map[perigee.NodeID]peer{"silent": func(r *http.Request) (*http.Response, error) {
+		<-r.Context().Done()
+		return nil, context.Cause(r.Context())
+	}})
+	if err := s.rep.fetchSlices(ctx, rev, "silent"); !errors.Is(err, errStopping) {
+		t.Errorf("from a silent one: %v", err)
+	}
+	s.serveFrom(map[perigee.NodeID]peer{"honest": right})
 	if err := s.rep.ensure(t.Context(), rev, perigee.Warm, "honest"); err != nil {
 		t.Fatal(err)
 	}
 	s.want("from an honest one", rev.ID, perigee.Warm)
+}
+
+// slicesThat returns how many slices that were asked for had an outcome.
+func slicesThat(t *testing.T, s *single, outcome string) float64 {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(s.rep.metrics.slices)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			if m.Label[0].GetValue() == outcome {
+				return m.Counter.GetValue()
+			}
+		}
+	}
+	return 0
+}
+
+// sender is a node that has an archive, and does something to each slice before it sends it.
+func sender(t *testing.T, archive []byte, before func([]byte) []byte) peer {
+	t.Helper()
+	tree, _, err := digest.Tree(bytes.NewReader(archive), int64(len(archive)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(r *http.Request) (*http.Response, error) {
+		i, err := strconv.Atoi(path.Base(r.URL.Path))
+		if err != nil || i >= digest.Slices(int64(len(archive))) {
+			return says(http.StatusNotFound, []byte("no such slice"))(r)
+		}
+		at, n := digest.Span(int64(len(archive)), i)
+		sealed, err := digest.Seal(archive[at:at+n], tree, i)
+		if err != nil {
+			return nil, err
+		}
+		return says(http.StatusOK, before(sealed))(r)
+	}
+}
+
+// honest is one that sends what it has.
+func honest(t *testing.T, p packed) peer {
+	t.Helper()
+	return sender(t, whole(t, p), func(b []byte) []byte { return b })
+}
+
+// TestFetchResumes: a fetch that is cut goes on where it was cut, from another node, and one that sends
+// wrong slices between does no harm.
+func TestFetchResumes(t *testing.T) {
+	s := newSingle(t)
+	p := s.pack("a", bytes.Repeat([]byte("0123456789abcdef"), 5*digest.SliceSize/16), perigee.Policy{})
+	rev, _, _ := s.sign(p)
+	var served atomic.Int32
+	count := digest.Slices(p.archive.Size)
+	good := honest(t, p)
+	limited := peer(func(r *http.Request) (*http.Response, error) {
+		if served.Add(1) > 3 {
+			return nil, errors.New("the line is cut")
+		}
+		return good(r)
+	})
+	s.serveFrom(map[perigee.NodeID]peer{"first": limited})
+	if err := s.rep.fetch(t.Context(), rev, "first"); err == nil || !strings.Contains(err.Error(), "cut") {
+		t.Fatalf("a line that is cut: %v", err)
+	}
+	served.Store(0)
+	s.serveFrom(map[perigee.NodeID]peer{"second": func(r *http.Request) (*http.Response, error) {
+		served.Add(1)
+		return good(r)
+	}})
+	if err := s.rep.fetch(t.Context(), rev, "second"); err != nil {
+		t.Fatal(err)
+	}
+	if got := int(served.Load()); got != count-3 {
+		t.Errorf("%d slices were asked for again, %d were missing", got, count-3)
+	}
+	s.wantStored("resumed", p)
 }
 
 // TestFailures: work that fails is repeated ever more rarely, requests for it cost nothing meanwhile,
@@ -358,12 +452,12 @@ func TestEnsureShared(t *testing.T) {
 	p := s.pack("a", guest("1"), perigee.Policy{})
 	rev, _, _ := s.sign(p)
 	asked, release := make(chan struct{}, 10), make(chan struct{})
-	right := whole(t, p)
+	right := honest(t, p)
 	s.serveFrom(map[perigee.NodeID]peer{"slow": func(r *http.Request) (*http.Response, error) {
 		asked <- struct{}{}
 		select {
 		case <-release:
-			return says(http.StatusOK, right)(r)
+			return right(r)
 		case <-r.Context().Done():
 			return nil, context.Cause(r.Context())
 		}

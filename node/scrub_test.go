@@ -1,7 +1,6 @@
 package node
 
 import (
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,7 +33,7 @@ func TestScrub(t *testing.T) {
 		t.Errorf("after the scrub: has it: %v, %d files rotten", s.rep.store.Has(rev.Bundle), s.status().Rotten)
 	}
 	s.want("rotted on the disk", rev.ID, perigee.Warm)
-	s.serveFrom(map[perigee.NodeID]peer{"x": says(http.StatusOK, whole(t, p))})
+	s.serveFrom(map[perigee.NodeID]peer{"x": honest(t, p)})
 	if err := s.rep.bring(rev, perigee.Warm, "x", s.rep.quiet); err != nil || !s.rep.store.Has(rev.Bundle) {
 		t.Errorf("not fetched again: %v", err)
 	}

