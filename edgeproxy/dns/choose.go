@@ -1,11 +1,12 @@
 package dns
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -23,64 +24,111 @@ const (
 // chance, so that they share the work. A client whose place is not known is taken to be here. It
 // returns none when no gateway that may serve the host is in service.
 func (s *Server) choose(v *perigee.View, host string, client netip.Addr) []netip.Addr {
+	serving := s.serving(v, host)
+	list := make([]area, len(serving))
 	at, known := s.place(v, client)
-	var list []gateway
-	rtts := map[perigee.Region]time.Duration{}
+	for i, a := range serving {
+		if a.rtt = math.MaxInt64; known && a.place != nil {
+			a.rtt = at.EstimateRTT(*a.place)
+		}
+		list[i] = a
+	}
+	slices.SortFunc(list, func(a, b area) int { return cmp.Or(cmp.Compare(a.rtt, b.rtt), cmp.Compare(a.region, b.region)) })
+	return best(list)
+}
+
+// maxHosts bounds the hosts whose gateways are remembered for one View.
+const maxHosts = 10_000
+
+// areas remembers, for one View, the gateways of the hosts that were asked for: to look at all nodes again
+// takes longer than all else in an answer. With the next View it is empty.
+type areas struct {
+	view *perigee.View
+
+	mu     sync.Mutex // guards byHost
+	byHost map[string][]area
+}
+
+// serving returns the gateways that may serve a host, by region. The result must not be changed.
+func (s *Server) serving(v *perigee.View, host string) []area {
+	t := s.areas.Load()
+	if t == nil || t.view != v {
+		t = &areas{view: v, byHost: map[string][]area{}}
+		s.areas.Store(t)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list, ok := t.byHost[host]
+	if !ok {
+		if list = gateways(v, host); len(t.byHost) < maxHosts {
+			t.byHost[host] = list
+		}
+	}
+	return list
+}
+
+func gateways(v *perigee.View, host string) (list []area) {
+	index := map[perigee.Region]int{}
 	for _, p := range v.Observed.Nodes {
 		addr, ok := serves(v, p, host)
 		if !ok {
 			continue
 		}
-		rtt, seen := rtts[p.Region]
-		if !seen {
-			rtt = math.MaxInt64
-			if r, ok := v.Desired.Regions.Lookup(p.Region); ok && known {
-				rtt = at.EstimateRTT(r.Point)
+		i, ok := index[p.Region]
+		if !ok {
+			i = len(list)
+			a := area{region: p.Region}
+			if r, ok := v.Desired.Regions.Lookup(p.Region); ok {
+				a.place = &r.Point
 			}
-			rtts[p.Region] = rtt
+			index[p.Region], list = i, append(list, a)
 		}
-		list = append(list, gateway{addr, rtt, rand.Uint32()})
+		list[i].gateways = append(list[i].gateways, addr)
 	}
-	slices.SortFunc(list, gateway.compare)
-	return best(list)
+	return list
 }
 
-// best cuts a sorted list.
-func best(list []gateway) []netip.Addr {
+// best draws from a sorted list.
+func best(list []area) []netip.Addr {
 	var out []netip.Addr
-	for _, g := range list {
+	for _, a := range list {
 		near := list[0].rtt
-		if len(out) == maxAddrs || near < math.MaxInt64 && g.rtt > near+max(closeBy, time.Duration(closeByOf*float64(near))) {
+		if near < math.MaxInt64 && a.rtt > near+max(closeBy, time.Duration(closeByOf*float64(near))) {
 			break
 		}
-		if !slices.Contains(out, g.addr) {
-			out = append(out, g.addr)
+		for _, i := range draw(len(a.gateways)) {
+			if len(out) == maxAddrs {
+				return out
+			}
+			if addr := a.gateways[i]; !slices.Contains(out, addr) {
+				out = append(out, addr)
+			}
 		}
 	}
 	return out
 }
 
-// gateway is a node that may be named.
-type gateway struct {
-	addr   netip.Addr
-	rtt    time.Duration
-	chance uint32
+// draw returns some of the numbers below n, in an order of chance: all, if they are few, else enough for an
+// answer, twice over since two gateways may have one address.
+func draw(n int) []int {
+	if n <= 2*maxAddrs {
+		return rand.Perm(n)
+	}
+	out := make([]int, 0, 2*maxAddrs)
+	for len(out) < cap(out) {
+		if i := rand.IntN(n); !slices.Contains(out, i) {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
-func (g gateway) compare(h gateway) int {
-	switch {
-	case g.rtt != h.rtt:
-		if g.rtt < h.rtt {
-			return -1
-		}
-		return 1
-	case g.chance != h.chance:
-		if g.chance < h.chance {
-			return -1
-		}
-		return 1
-	}
-	return g.addr.Compare(h.addr)
+// area is the gateways of one region.
+type area struct {
+	region   perigee.Region
+	place    *perigee.Point // nil = nobody knows
+	gateways []netip.Addr
+	rtt      time.Duration // from the client at hand
 }
 
 // place returns where a client is taken to be.
@@ -112,10 +160,8 @@ func serves(v *perigee.View, p *perigee.Peer, host string) (netip.Addr, bool) {
 // of the machine's, the one at which other nodes reach it.
 func address(p *perigee.Peer) (netip.Addr, bool) {
 	addr := p.Addr.Addr()
-	if host, _, err := net.SplitHostPort(p.HTTPS); err == nil {
-		if a, err := netip.ParseAddr(host); err == nil && !a.IsUnspecified() {
-			addr = a
-		}
+	if a, err := netip.ParseAddrPort(p.HTTPS); err == nil && !a.Addr().IsUnspecified() {
+		addr = a.Addr()
 	}
 	addr = addr.Unmap().WithZone("")
 	return addr, addr.IsValid()

@@ -62,6 +62,7 @@ type Server struct {
 	tcp    net.Listener
 	limit  *limiter
 	below  atomic.Pointer[ancestors]
+	areas  atomic.Pointer[areas]
 	logger *slog.Logger
 }
 

@@ -310,11 +310,25 @@ func FuzzReply(f *testing.F) {
 	})
 }
 
+// BenchmarkReply is an answer in a cluster of 1000 gateways.
 func BenchmarkReply(b *testing.B) {
-	v := world(nil)
-	s := &Server{conf: Config{Self: "wdc-1", View: func() *perigee.View { return v }, Locate: locate, Zones: []string{"fn.example.com"}, Servers: []string{"ns1.example.com"}}}
-	req := question("hello.fn.example.com", dns.TypeA, "198.51.100.0/24")
+	s, req := thousand(), question("hello.fn.example.com", dns.TypeA, "198.51.100.0/24")
 	for b.Loop() {
 		s.reply(req, netip.MustParseAddr("127.0.0.1"))
 	}
+}
+
+// thousand is a server of a cluster with 1000 gateways, in all regions of the catalogue.
+func thousand() *Server {
+	v := world(func(nodes map[perigee.NodeID]*perigee.Peer) {
+		clear(nodes)
+		regions := perigee.BuiltinRegions().All()
+		for i := range 1000 {
+			region := regions[i%len(regions)].Code
+			id := perigee.NodeID(fmt.Sprintf("%s-%d", region, i))
+			nodes[id] = &perigee.Peer{NodeClaims: perigee.NodeClaims{ID: id, Region: region}, State: perigee.NodeAlive,
+				Row: perigee.Row{HTTPS: "[::]:443", Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 7443)}}
+		}
+	})
+	return &Server{conf: Config{Self: "wdc-1", View: func() *perigee.View { return v }, Locate: locate, Zones: []string{"fn.example.com"}, Servers: []string{"ns1.example.com"}}}
 }
