@@ -121,6 +121,8 @@ bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, roo
 .PHONY: bench-placement
 bench-placement: ## where code runs and which node serves: the choice, simulated worlds
 	go run ./internal/sim/routing/bench
+	go run ./internal/sim/residency/bench
+	PERIGEE_FIGURES=1 go test -count=1 -run '^TestRealPrefixes$$' -v ./edgeproxy/dns | sed -n 's/^ *FIGURE //p'
 
 .PHONY: bench-runtime
 bench-runtime: ## the runtime beside other engines and a bare server (needs a C compiler, npm and wrk; Linux)

@@ -42,7 +42,7 @@ var ours = []struct {
 	{"usage", []string{""}, "a table in a file: knows keys and numbers, measures nothing"},
 	{"node", []string{"", "configs", "edgeproxy/acme", "gossip", "placement", "runtime", "edgeproxy", "edgeproxy/dns", "edgeproxy/geo", "usage", "internal/bundle", "internal/digest", "internal/egress", "internal/identity", "internal/origin", "internal/peerlink", "internal/record", "internal/swarm", "internal/vfs"}, "wires one machine"},
 	{"internal/fleet", []string{"", "node", "internal/wan", "internal/record", "internal/bundle"}, "several nodes in one process, for `perigee dev` and tests"},
-	{"internal/sim", []string{"", "gossip", "placement", "internal/wan", "internal/record", "internal/identity"}, "the pure cores in simulated worlds; for tests and figures only"},
+	{"internal/sim", []string{"", "edgeproxy", "gossip", "placement", "internal/wan", "internal/record", "internal/identity"}, "the pure cores in simulated worlds; for tests and figures only"},
 	{"cmd/perigee", []string{"", "edgeproxy/acme", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/fleet", "internal/origin", "edgeproxy"}, "the CLI: asks nodes, signs records"},
 	{"internal/poison", []string{"", "node", "placement", "internal/bundle", "internal/record", "internal/wasmbin/wasmtest"}, "a cluster of processes and a revision that kills them; prints a figure"},
 	{"internal/survive", []string{"", "gossip", "node", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/vfs", "internal/vfs/simdisk"}, "breaks what keeps things; for tests and measurements"},

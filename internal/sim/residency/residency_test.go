@@ -1,0 +1,31 @@
+package residency
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/perigee-edge/perigee/internal/mutant"
+)
+
+// TestResidency: whatever happens, nothing gets out.
+func TestResidency(t *testing.T) {
+	seed := rand.Uint64()
+	w, err := New(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10_000 {
+		w.Step()
+	}
+	t.Logf("seed %d: %+v", seed, w.Count)
+	if v := w.Violations(); v > 0 {
+		t.Errorf("seed %d: %d violations: %+v", seed, v, w.Count)
+	}
+	for what, n := range map[string]int{"runs": w.Ran, "hops": w.Hopped, "refusals": w.Refused, "holders": w.Held, "seals": w.Sealed, "keys": w.Terminated} {
+		if n < 100 {
+			t.Errorf("seed %d: only %d %s: the campaign tries too little", seed, n, what)
+		}
+	}
+}
+
+func TestMutants(t *testing.T) { mutant.Run(t, "testdata/mutants.txt") }
