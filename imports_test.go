@@ -45,7 +45,7 @@ var ours = []struct {
 	{"internal/sim", []string{"", "edgeproxy", "gossip", "placement", "internal/wan", "internal/record", "internal/identity"}, "the pure cores in simulated worlds; for tests and figures only"},
 	{"cmd/perigee", []string{"", "edgeproxy/acme", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/fleet", "internal/origin", "edgeproxy"}, "the CLI: asks nodes, signs records"},
 	{"internal/poison", []string{"", "node", "placement", "internal/bundle", "internal/record", "internal/wasmbin/wasmtest"}, "a cluster of processes and a revision that kills them; prints a figure"},
-	{"internal/survive", []string{"", "gossip", "node", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/vfs", "internal/vfs/simdisk"}, "breaks what keeps things; for tests and measurements"},
+	{"internal/survive", []string{"", "gossip", "node", "usage", "internal/wasmbin/wasmtest", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/vfs", "internal/vfs/simdisk"}, "breaks what keeps things; for tests and measurements"},
 }
 
 // homes gives each third-party module the only packages of ours that may import it.

@@ -2,6 +2,7 @@ package edgeproxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -152,6 +153,34 @@ func TestCertificateIsKeptAndForgotten(t *testing.T) {
 	run(t, p2)
 	get(t, client(t, p2, other, true), "https://second.example.com/")
 	equal(t, "issued by the new CA", other.signed.Load(), 1)
+}
+
+// TestRottenCertificate flips a bit of a kept certificate's signature, which would serve all the same: it is
+// made anew.
+func TestRottenCertificate(t *testing.T) {
+	ca, w, dir := newCA(t), newWorld("fra-1"), t.TempDir()
+	edit := func(cfg *Config) { withTLS(t, ca)(cfg); cfg.CertDir = dir }
+	for range 2 {
+		p := newProxy(t, w, "fra-1", newLocal(greet), newHops(), edit)
+		stop := run(t, p)
+		get(t, client(t, p, ca, true), "https://"+testHost+"/")
+		stop()
+		file := certmagic.StorageKeys.CertsSitePrefix(p.certs.IssuerKey(), testHost) + "/" + testHost + ".crt"
+		path := filepath.Join(dir, filepath.FromSlash(file))
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := bytes.Index(b, []byte("\n-----END"))
+		for b[end-9] < 'c' || b[end-9] > 'x' { // another letter of base64
+			end--
+		}
+		b[end-9] ^= 1
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	equal(t, "issued", ca.signed.Load(), 2)
 }
 
 // TestBrokenCertificateHeals damages what is on disk between two starts.

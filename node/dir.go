@@ -24,6 +24,7 @@ import (
 //	genesis.rec  the cluster's first record       seeds.rec   what the join told: addresses for the first start
 //	gossip.key   key of the membership packets    lock        held by the process that uses the directory
 //	state/  signed records    bundles/  archives    code/  compiled code    web/  hosts' certificates    admin.sock
+//	copies/  second copies of the files above (copies.go)    trials/  first runs of revisions (trials.go)
 //	usage   what functions used here (package usage)
 type Dir string
 
@@ -62,6 +63,7 @@ type membership struct {
 	identity      *identity.Node
 	gossipKey     []byte
 	signer, web   *identity.Authority // both, or nil: this node is no signer
+	rotten        map[string]string   // files that had changed on the disk, and what was done about it
 }
 
 // key returns the node's public key.
@@ -100,7 +102,7 @@ func (d Dir) found(m *membership) error {
 			return err
 		}
 	}
-	if err := writeFile(d.path(fileGossip), []byte(hex.EncodeToString(m.gossipKey)+"\n")); err != nil {
+	if err := writeFile(d.path(fileGossip), withSum([]byte(hex.EncodeToString(m.gossipKey)))); err != nil {
 		return err
 	}
 	return writeFile(d.path(fileGenesis), m.genesisRecord)
@@ -132,29 +134,35 @@ const (
 	remedyRejoin = "restore the file from a backup of this machine, or delete the data directory and join again with a new token and another id"
 	remedyCA     = "restore signer.pem and web.pem from a backup of this machine, or from another signer's data directory"
 	remedyGossip = "copy the file from another node's data directory"
-	remedySeeds  = "delete the file; without it the node looks for the peers it knew last, and needs advertise in node.toml if its address is translated"
+	remedySeeds  = "without it the node looks for the peers it knew last, and needs advertise in node.toml if its address is translated"
 )
 
 // load reads what found wrote. Errors name the file and what to do about it.
 func (d Dir) load() (*membership, seedFile, error) {
-	var m membership
+	m := membership{rotten: map[string]string{}}
 	var seeds seedFile
 	for _, f := range []struct {
-		name   string
+		names  []string // of the files that are read together
 		remedy string
 		read   func(path string) error
 	}{
-		{fileGenesis, remedyRejoin, m.readGenesis},
-		{fileKey, remedyRejoin, func(string) error { return m.readIdentity(d) }},
-		{fileGossip, remedyGossip, m.readGossipKey},
-		{fileSigner, remedyCA, func(string) error { return m.readAuthorities(d) }},
-		{fileSeeds, remedySeeds, seeds.read},
+		{[]string{fileGenesis}, remedyRejoin, m.readGenesis},
+		{[]string{fileKey, fileChain}, remedyRejoin, func(string) error { return m.readIdentity(d) }},
+		{[]string{fileGossip}, remedyGossip, m.readGossipKey},
+		{[]string{fileSigner, fileWeb}, remedyCA, func(string) error { return m.readAuthorities(d) }},
+		{[]string{fileSeeds}, remedySeeds, seeds.read},
 	} {
-		path := d.path(f.name)
-		err := f.read(path)
+		path := d.path(f.names[0])
+		restored, err := d.readTwice(f.names, func() error { return f.read(path) })
+		for _, name := range restored {
+			m.rotten[name] = "restored from its copy"
+		}
+		if err != nil && f.names[0] == fileSeeds { // only hints are in it
+			m.rotten[fileSeeds], err = "put aside: "+remedySeeds, os.Rename(path, path+badSuffix)
+		}
 		switch {
 		case err == nil:
-		case f.name == fileGenesis && errors.Is(err, fs.ErrNotExist):
+		case f.names[0] == fileGenesis && errors.Is(err, fs.ErrNotExist):
 			return nil, seeds, fmt.Errorf("data directory %s belongs to no cluster: %s", d, remedyNone)
 		default:
 			return nil, seeds, fmt.Errorf("data directory %s: %w: %s", d, err, f.remedy)
@@ -197,8 +205,9 @@ func (m *membership) readGossipKey(path string) error {
 	if err != nil {
 		return err
 	}
-	if m.gossipKey, err = hex.DecodeString(strings.TrimSpace(string(text))); err != nil || len(m.gossipKey) != gossipKeySize {
-		return fmt.Errorf("read %s: want %d bytes in hexadecimal", path, gossipKeySize)
+	text, whole := unsum(text)
+	if m.gossipKey, err = hex.DecodeString(strings.TrimSpace(string(text))); err != nil || !whole || len(m.gossipKey) != gossipKeySize {
+		return fmt.Errorf("read %s: want %d bytes in hexadecimal, and on the next line their digest", path, gossipKeySize)
 	}
 	return nil
 }
@@ -263,8 +272,10 @@ func (f *seedFile) read(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := record.Unmarshal(b, f); err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
+	b, whole := unsum(b)
+	if err := record.Unmarshal(b, f); err != nil || !whole {
+		*f = seedFile{}
+		return fmt.Errorf("read %s: it changed on the disk", path)
 	}
 	return nil
 }

@@ -149,7 +149,7 @@ func (d Dir) saveSeeds(socket net.PacketConn, reply joinReply) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(d.path(fileSeeds), b)
+	return writeFile(d.path(fileSeeds), withSum(b))
 }
 
 // reserve makes the directory this process's own and returns the key of the node that it is to hold:

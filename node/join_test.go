@@ -418,7 +418,15 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// TestDirErrors damages each file of a data directory: the error names the file and what to do.
+// alone takes the copies of a directory's files away.
+func alone(t *testing.T, dir Dir) {
+	t.Helper()
+	if err := os.RemoveAll(dir.path(dirCopies)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDirErrors damages each file of a data directory that has no copies: the error names the file and what to do.
 func TestDirErrors(t *testing.T) {
 	s := newSingle(t)
 	s.Close()
@@ -438,7 +446,6 @@ func TestDirErrors(t *testing.T) {
 		{fileSigner, "junk", []string{"signer.pem", "restore"}},
 		{fileSigner, "", []string{"signer.pem", "only one is there"}},
 		{fileWeb, "", []string{"web.pem", "only one is there"}},
-		{fileSeeds, "junk", []string{"seeds.rec", "delete the file"}},
 	} {
 		path := s.dir.path(c.file)
 		was, readErr := os.ReadFile(path)
@@ -449,6 +456,7 @@ func TestDirErrors(t *testing.T) {
 		} else if err := os.WriteFile(path, []byte(c.damage), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		alone(t, s.dir)
 		_, err := New(singleConfig(t, s.dir))
 		wantErr(t, fmt.Sprintf("%s = %q", c.file, c.damage), err, append(c.words, string(s.dir))...)
 		if readErr != nil {
@@ -489,6 +497,7 @@ func TestDirErrors(t *testing.T) {
 		fileSigner: {"signer.pem", "cluster"}, "state": {"another cluster", "state/"},
 	} {
 		back := swap(name)
+		alone(t, s.dir)
 		_, err := New(singleConfig(t, s.dir))
 		wantErr(t, "another cluster's "+name, err, append(words, string(s.dir))...)
 		back()

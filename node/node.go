@@ -106,6 +106,10 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n.log = n.cfg.Logger.With("node", n.ID())
+	for name, done := range n.m.rotten {
+		n.rotten.Add(1)
+		n.log.Warn("file had rotted on the disk", "file", name, "done", done)
+	}
 	n.disk = newDisk(vfs.OS{}, n.cfg.Dir, n.cfg.DiskReserve, n.log)
 	if err := n.listen(); err != nil {
 		return nil, err

@@ -76,7 +76,8 @@ func openTrials(dir string, soak time.Duration, log *slog.Logger) (*trials, erro
 		}
 		tr := &trial{}
 		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
-		if err != nil || len(b) > maxTrialFile || json.Unmarshal(b, tr) != nil {
+		b, whole := unsum(b)
+		if err != nil || !whole || len(b) > maxTrialFile || json.Unmarshal(b, tr) != nil {
 			tr = &trial{State: perigee.Untried} // it is tried anew
 		}
 		t.byRev[id] = tr
@@ -298,7 +299,7 @@ func (t *trials) save(id perigee.RevisionID, tr *trial) error {
 		return err
 	}
 	tmp := filepath.Join(t.dir, "."+string(id))
-	if err = os.WriteFile(tmp, b, 0o600); err == nil {
+	if err = os.WriteFile(tmp, withSum(b), 0o600); err == nil {
 		err = os.Rename(tmp, filepath.Join(t.dir, string(id)))
 	}
 	if err != nil {

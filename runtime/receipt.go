@@ -38,6 +38,17 @@ type receipt struct {
 	Size     perigee.Bytes  `json:"size"`     // of that file
 	Report   Report         `json:"report"`
 	Made     time.Time      `json:"made"`
+	Sum      perigee.Digest `json:"sum"` // of all above, as JSON with a sum of zeros
+}
+
+// sum returns what Sum is to be.
+func (rec receipt) sum() perigee.Digest {
+	rec.Sum = perigee.Digest{}
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return perigee.Digest{} // numbers and texts: can't fail
+	}
+	return digest.Sum(b)
 }
 
 // engineID names all that compiled code depends on. Code moved to another kind of processor must not
@@ -64,6 +75,8 @@ func (r *Runtime) readReceipt(module perigee.Digest) (receipt, error) {
 		return rec, fmt.Errorf("read receipt: %w", err)
 	}
 	switch {
+	case rec.Sum != rec.sum():
+		return rec, errors.New("read receipt: it changed on the disk")
 	case rec.Module != module:
 		return rec, errors.New("read receipt: it is of another module")
 	case rec.Engine != engineID(r.codeID):
@@ -83,6 +96,7 @@ func (r *Runtime) readReceipt(module perigee.Digest) (receipt, error) {
 
 // writeReceipt stores a receipt, whole or not at all.
 func (r *Runtime) writeReceipt(rec receipt) error {
+	rec.Sum = rec.sum()
 	b, err := json.MarshalIndent(rec, "", "\t")
 	if err == nil {
 		err = writeFile(filepath.Join(r.config.Dir, receiptDir, receiptName(rec.Module)), b)

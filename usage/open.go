@@ -94,7 +94,7 @@ func readHead(path string) (h head, err error) {
 		return h, fmt.Errorf("%w: it has %d bytes", errForeign, info.Size())
 	}
 	o := binary.NativeEndian
-	h = head{version: o.Uint32(b[16:]), slot: o.Uint32(b[20:]), slots: o.Uint32(b[24:]), began: int64(o.Uint64(b[32:]))}
+	h = head{version: o.Uint32(b[16:]), slot: o.Uint32(b[20:]), slots: o.Uint32(b[24:]), sealed: o.Uint32(b[28:]), began: int64(o.Uint64(b[32:]))}
 	switch {
 	case string(b[:16]) != magic:
 		return h, fmt.Errorf("%w: it begins with %q", errForeign, b[:16])
@@ -139,7 +139,7 @@ func writeEmpty(path string, slots int, began time.Time) error {
 	}
 	defer f.Close()
 	var block [headSize]byte
-	head{version, slotSize, uint32(slots), began.Unix()}.write(block[:])
+	head{version, slotSize, uint32(slots), 0, began.Unix()}.write(block[:])
 	for left := fileSize(slots); left > 0; left -= int64(len(block)) {
 		if _, err := f.Write(block[:min(left, int64(len(block)))]); err != nil {
 			return err
@@ -157,7 +157,7 @@ func load(path string, h head, report *Opened) (*Table, error) {
 	}
 	t := &Table{mem: mem, rows: map[Key]*slot{}, slots: int(h.slots), began: time.Unix(h.began, 0).UTC()}
 	rest := slotAt(mem.bytes, 0)
-	if k, taken, damaged := rest.owner(); !taken || k != (Key{}) {
+	if k, taken, damaged := rest.owner(); !taken || k != (Key{}) || h.sealed != 0 && rest.broken() {
 		if damaged || taken {
 			report.Damaged++
 		}
@@ -172,6 +172,9 @@ func load(path string, h head, report *Opened) (*Table, error) {
 		if _, twice := t.rows[k]; taken && twice {
 			taken, damaged = false, true
 		}
+		if h.sealed != 0 && (taken && s.broken() || !taken && s.check != 0) {
+			taken, damaged = false, true
+		}
 		if damaged {
 			report.Damaged++
 			s.free()
@@ -184,6 +187,12 @@ func load(path string, h head, report *Opened) (*Table, error) {
 		}
 		t.rows[k] = s
 		t.used++
+	}
+	if h.sealed != 0 { // from here on they change
+		head{version, slotSize, h.slots, 0, h.began}.write(mem.bytes)
+		if err := mem.sync(); err != nil {
+			return nil, errors.Join(err, mem.close())
+		}
 	}
 	return t, nil
 }

@@ -14,6 +14,7 @@ const (
 	slotSize = 512
 	keySize  = 264
 	counters = 30
+	colSeal  = counters - 1
 )
 
 // slot is a row in the file. It stays where it is, and belongs to one key from the moment it is taken.
@@ -28,7 +29,7 @@ type slot struct {
 var (
 	_ [slotSize - unsafe.Sizeof(slot{})]byte
 	_ [unsafe.Sizeof(slot{}) - slotSize]byte
-	_ [counters - columns]byte
+	_ [colSeal - columns]byte
 )
 
 // slotAt returns a slot of the file's bytes.
@@ -85,7 +86,10 @@ func (s *slot) owner() (k Key, taken, damaged bool) {
 }
 
 // free gives the slot back.
-func (s *slot) free() { s.used.Store(0) }
+func (s *slot) free() {
+	s.used.Store(0)
+	s.check = 0
+}
 
 // add adds what is not zero.
 func (s *slot) add(c *Counts, now int64) {
@@ -134,10 +138,27 @@ func (s *slot) row(k Key) Row {
 
 func unixTime(seconds uint64) time.Time { return time.Unix(int64(min(seconds, 1<<40)), 0).UTC() }
 
+// sum is the seal that a row should have.
+func (s *slot) sum() uint64 {
+	sum := crc32.Checksum(s.key[:], castagnoli)
+	var b [8]byte
+	for i := range colSeal {
+		binary.NativeEndian.PutUint64(b[:], s.count[i].Load())
+		sum = crc32.Update(sum, castagnoli, b[:])
+	}
+	return uint64(sum)
+}
+
+// seal makes a change on the disk show. The row must not be added to any more.
+func (s *slot) seal() { s.count[colSeal].Store(s.sum()) }
+
+// broken reports whether a sealed row changed.
+func (s *slot) broken() bool { return s.count[colSeal].Load() != s.sum() }
+
 // head is the beginning of the file.
 type head struct {
-	version, slot, slots uint32
-	began                int64
+	version, slot, slots, sealed uint32
+	began                        int64
 }
 
 const (
@@ -153,6 +174,7 @@ func (h head) write(b []byte) {
 	o.PutUint32(b[16:], h.version)
 	o.PutUint32(b[20:], h.slot)
 	o.PutUint32(b[24:], h.slots)
+	o.PutUint32(b[28:], h.sealed)
 	o.PutUint64(b[32:], uint64(h.began))
 	o.PutUint32(b[checkedTo:], crc32.Checksum(b[:checkedTo], castagnoli))
 }

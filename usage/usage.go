@@ -13,14 +13,18 @@
 // then and not a fault later:
 //
 //	0     "perigee usage\n\0\0"
-//	16    version (uint32), bytes of a row (uint32), rows (uint32), zero (uint32)
+//	16    version (uint32), bytes of a row (uint32), rows (uint32), 1 if the rows are sealed (uint32)
 //	32    when counting began (int64, Unix seconds)
 //	40    CRC-32C of the 40 bytes before (uint32); zeros up to 4096
 //	4096  rows of 512 bytes, so that none spans two sectors of a disk:
 //	        0    used: 1, else 0 (uint32); written last
 //	        4    CRC-32C of the key (uint32)
 //	        8    key, 264 bytes: function, revision, region, caller, each with its length before it (uint8)
-//	        272  30 counters (uint64), see the constants col…; those without a name are zero
+//	        272  30 counters (uint64), see the constants col…; those without a name are zero, but for the last,
+//	             which is the seal: CRC-32C of the row before it
+//
+// Close seals the rows, and the next Open holds each against its seal: one that changed on the disk meanwhile is
+// dropped and reported. A process that is killed leaves rows without seals, which are taken as they are.
 //
 // Numbers are in the byte order of the machine. The first row takes what has no row of its own (see
 // Row.Other). Version 1 is the only one so far.
@@ -207,6 +211,13 @@ func (t *Table) Close() error {
 		return err
 	}
 	t.closed = true
+	for _, s := range t.rows {
+		s.seal()
+	}
 	t.rows = nil
+	if err = errors.Join(err, t.mem.sync()); err == nil { // seals that are said to be there are on disk
+		head{version, slotSize, uint32(t.slots), 1, t.began.Unix()}.write(t.mem.bytes)
+		err = t.mem.sync()
+	}
 	return errors.Join(err, t.mem.close())
 }

@@ -21,6 +21,8 @@ import (
 const (
 	cuts  = 10_000
 	kills = 1000
+
+	rotsPerFile = 6 // of a whole node: each takes a second
 )
 
 func main() {
@@ -50,6 +52,7 @@ func run(ctx context.Context) error {
 	return killNode(ctx, seed)
 }
 
+// rot spoils the state and the bundles at every 64th byte, and all files of a whole node at some of those.
 func rot(ctx context.Context) error {
 	w, err := survive.NewWorld(io.Discard)
 	if err != nil {
@@ -59,7 +62,25 @@ func rot(ctx context.Context) error {
 	for _, why := range r.Why {
 		fmt.Fprintln(os.Stderr, why)
 	}
-	fmt.Printf("bitrot_served %d\nbitrot_served_trials %d\nbitrot_crashes %d\nbitrot_crashes_trials %d\nbitrot_missed %d\nbitrot_missed_trials %d\n", r.Served, r.Flips, r.Crashes, r.Flips, r.Missed, r.Flips)
+	if err != nil {
+		return err
+	}
+	program, err := filepath.Abs("bin/perigee")
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "perigee-rot-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	n, err := survive.RotNode(ctx, program, dir, rotsPerFile, io.Discard)
+	for _, why := range n.Why {
+		fmt.Fprintln(os.Stderr, why)
+	}
+	flips := r.Flips + n.Flips
+	fmt.Printf("bitrot_served %d\nbitrot_served_trials %d\nbitrot_crashes %d\nbitrot_crashes_trials %d\nbitrot_missed %d\nbitrot_missed_trials %d\n", r.Served+n.Served, flips, r.Crashes+n.Crashes, flips, r.Missed, r.Flips)
+	fmt.Printf("bitrot_files %d\nbitrot_unserved %d\nbitrot_unserved_trials %d\n", n.Files, n.Unserved, n.Flips)
 	return err
 }
 
