@@ -52,7 +52,7 @@ func Join(ctx context.Context, cfg JoinConfig) (perigee.NodeClaims, error) {
 	var reply joinReply
 	for { // many machines may join at once: who comes when the seed is busy waits a moment
 		m, reply, err = cfg.once(ctx, key)
-		if !errors.Is(err, peerlink.ErrBusy) {
+		if !errors.Is(err, peerlink.ErrBusy) && !errors.Is(err, errSlow) {
 			break
 		}
 		if pause(ctx, crowdWait/2+rand.N(crowdWait)); ctx.Err() != nil {
@@ -71,6 +71,9 @@ func Join(ctx context.Context, cfg JoinConfig) (perigee.NodeClaims, error) {
 	return m.identity.Claims(), nil
 }
 
+// errSlow is returned when packets come through, but answers come too late.
+var errSlow = errors.New("packets come through, but answers come too late: this machine or the cluster's node has too much to do")
+
 // once tries to join: with the same key and token it may be tried again.
 func (cfg JoinConfig) once(ctx context.Context, key ed25519.PrivateKey) (*membership, joinReply, error) {
 	s, err := openJoin(ctx, cfg.Token, func(ctx context.Context, addr string, conf *tls.Config) (*peerlink.Client, error) {
@@ -80,7 +83,12 @@ func (cfg JoinConfig) once(ctx context.Context, key ed25519.PrivateKey) (*member
 		return nil, joinReply{}, err
 	}
 	defer s.close()
-	return s.join(ctx, cfg, key)
+	m, reply, err := s.join(ctx, cfg, key)
+	var said *answerError
+	if errors.As(err, &said) && said.Deaf && s.client.Probed() {
+		err = fmt.Errorf("%w: %w", errSlow, err)
+	}
+	return m, reply, err
 }
 
 // join asks for a name and becomes the node with that name. A name that another machine takes

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -384,10 +386,57 @@ func TestReachOthers(t *testing.T) {
 		}
 		if err := r.check(t.Context(), addr); c.words != "" {
 			wantErr(t, c.words, err, c.words, addr.String(), "the token is still good")
+			var e *refused
+			if errors.As(err, &e); e.deaf != (c.here != nil) {
+				t.Errorf("%s: deaf is %v, though this node heard from it, %v", c.words, e.deaf, c.here == nil)
+			}
 		} else if err != nil {
 			t.Errorf("%v", err)
 		}
 	}
+}
+
+// TestJoinSlow: a machine whose answers come too late tries again, as the cluster's probes did come; one that
+// no probe reaches is told so at once.
+func TestJoinSlow(t *testing.T) {
+	t.Parallel()
+	s := newSingle(t)
+	s.run()
+	cfg := joiner(t, s.token(node("wdc")))
+	line := &badLine{PacketConn: cfg.Socket}
+	cfg.Socket = line
+	line.deaf.Store(true)
+	if _, err := Join(t.Context(), cfg); err == nil || errors.Is(err, errSlow) || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("a closed port: %v", err)
+	}
+	line.deaf.Store(false)
+	line.lost.Store(3) // all answers to one try
+	if _, err := Join(t.Context(), cfg); err != nil || line.lost.Load() >= 0 {
+		t.Errorf("a slow machine: %v, %d answers are not lost yet", err, line.lost.Load())
+	}
+}
+
+// badLine is a socket on which probes don't come, or answers to them get lost.
+type badLine struct {
+	net.PacketConn
+	deaf atomic.Bool
+	lost atomic.Int32 // answers to lose
+}
+
+func (l *badLine) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := l.PacketConn.ReadFrom(b)
+		if err != nil || !l.deaf.Load() || !bytes.HasPrefix(b[:n], []byte("?pg")) {
+			return n, from, err
+		}
+	}
+}
+
+func (l *badLine) WriteTo(b []byte, to net.Addr) (int, error) {
+	if bytes.HasPrefix(b, []byte("?pg")) && l.lost.Add(-1) >= 0 {
+		return len(b), nil
+	}
+	return l.PacketConn.WriteTo(b, to)
 }
 
 // TestReach: what members may have each other try.

@@ -67,6 +67,7 @@ type refused struct {
 	text   string
 	dial   string // ask there
 	taken  bool   // choose another name
+	deaf   bool   // this node did not hear from the machine's address
 }
 
 func (e *refused) Error() string { return e.text }
@@ -90,7 +91,7 @@ func (s *joinServer) answer(kind string, f func(r *http.Request, body []byte) (a
 		if err != nil {
 			e := s.explain(err)
 			s.log.Log(r.Context(), e.level(), "join refused", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
-			status, reply = e.status, joinError{Error: e.text, Dial: e.dial, Taken: e.taken}
+			status, reply = e.status, joinError{Error: e.text, Dial: e.dial, Taken: e.taken, Deaf: e.deaf}
 		}
 		b, err := record.Marshal(reply)
 		if err != nil {

@@ -94,6 +94,9 @@ func (s *joinSession) connect(ctx context.Context, addr string) error {
 	if err != nil {
 		c.Close()
 	}
+	if errors.Is(err, context.DeadlineExceeded) { // it is there
+		err = fmt.Errorf("%w: %w", errSlow, err)
+	}
 	return err
 }
 

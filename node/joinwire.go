@@ -92,6 +92,7 @@ type joinError struct {
 	Error string `json:"error"`
 	Dial  string `json:"dial,omitempty"`  // ask the node at this address instead
 	Taken bool   `json:"taken,omitempty"` // the node id is: choose another
+	Deaf  bool   `json:"deaf,omitempty"`  // the node that was asked did not hear from the machine's address
 }
 
 // seedFile is what a join leaves for the node's first start: seeds.rec in its directory.

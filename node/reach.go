@@ -68,9 +68,9 @@ func (c *reacher) check(ctx context.Context, addr netip.AddrPort) error {
 	} else if len(blocked) == 0 || reached > 0 {
 		return nil
 	}
-	return refuse(http.StatusConflict,
+	return &refused{status: http.StatusConflict, deaf: err != nil, text: fmt.Sprintf(
 		"udp %s does not answer from %s: open that port for UDP in the new node's firewall, or say with --advertise IP:PORT where it is reachable; the token is still good",
-		addr, strings.Join(blocked, ", "))
+		addr, strings.Join(blocked, ", "))}
 }
 
 // others chooses members to ask, those in other regions first.

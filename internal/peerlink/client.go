@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -31,6 +32,8 @@ type Client struct {
 	conn   *conn
 	tr     *quic.Transport
 	socket net.PacketConn // to close; nil if the caller owns it
+
+	probed atomic.Int64 // probes answered
 
 	once   sync.Once
 	cancel context.CancelFunc
@@ -125,7 +128,7 @@ func newTransport(socket net.PacketConn, resetKey *[32]byte) *quic.Transport {
 func (c *Client) answerProbes() {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
-	p := newProber(c.tr.WriteTo, func() {})
+	p := newProber(c.tr.WriteTo, func() { c.probed.Add(1) })
 	c.wg.Go(func() {
 		b := make([]byte, MaxPacket)
 		for {
@@ -139,6 +142,10 @@ func (c *Client) answerProbes() {
 		}
 	})
 }
+
+// Probed reports whether a probe came to the socket since the dial. A node that says it reached nothing here
+// although one did waited too short.
+func (c *Client) Probed() bool { return c.probed.Load() > 0 }
 
 // RoundTrip sends a request to the node. It closes the request's body, also after an error.
 func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
