@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -62,7 +63,32 @@ func newSecrets(n *Node) (*secrets, error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the keys of secrets: %w", err)
 	}
+	s.leave(n.View().Desired)
 	return s, nil
+}
+
+// leave forgets the secrets of functions that may not run here any more: the values, and the keys on disk.
+func (s *secrets) leave(d *perigee.Desired) {
+	outside := func(function string) bool {
+		fn := d.Functions[function]
+		if fn == nil {
+			return false // one that is deployed again finds its keys
+		}
+		_, ok := placement.Allowed(fn.Policy(), s.self.Claims(), d.Regions)
+		return !ok
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.opened, func(k secretKey, _ string) bool { return outside(k.function) })
+	files, err := os.ReadDir(s.dir)
+	for _, f := range files {
+		if function, _, _ := strings.Cut(f.Name(), "."); outside(function) {
+			err = errors.Join(err, os.Remove(filepath.Join(s.dir, f.Name())))
+		}
+	}
+	if err != nil {
+		s.log.Warn("delete keys of secrets that a rule excludes from here", "err", err)
+	}
 }
 
 // sealContext says what the value of a secret is bound to.
