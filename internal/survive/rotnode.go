@@ -37,15 +37,14 @@ type NodeRots struct {
 // rotten is a real node whose directory is copied and spoilt again and again.
 type rotten struct {
 	NodeRots
-	perigee  string
-	tmp      string // holds "good", as the node left it, and "bad", the copy
-	log      io.Writer
-	https    string
-	roots    *x509.CertPool
-	answer   string
-	live     perigee.RevisionID
-	usage    map[usage.Key]usage.Counts
-	operator *node.Person
+	perigee string
+	tmp     string // holds "good", as the node left it, and "bad", the copy
+	log     io.Writer
+	https   string
+	roots   *x509.CertPool
+	answer  string
+	live    perigee.RevisionID
+	usage   map[usage.Key]usage.Counts
 }
 
 // RotNode runs a real node of the program perigee below tmp, stops it, and flips one bit of a file of its
