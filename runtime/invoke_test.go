@@ -71,7 +71,7 @@ func TestConcurrency(t *testing.T) {
 // TestMemoryBudget checks that requests together stay within the node's budget: what does not fit is
 // refused before it starts, and growth beyond it is denied.
 func TestMemoryBudget(t *testing.T) {
-	r := open(t, runtime.Config{MemoryBudget: 3 * perigee.MiB})
+	r := open(t, runtime.Config{MemoryBudget: 4 * perigee.MiB})
 	var m Module
 	read := m.Import("http_handler", "read_body", "iii:I")
 	m.Memory(16, 0)

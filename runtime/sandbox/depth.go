@@ -12,7 +12,7 @@ import (
 )
 
 // ErrStack ends the call of a guest whose nested calls need more memory than the node has for guests.
-var ErrStack = errors.New("its calls are nested deeply, and the node's memory budget is taken")
+var ErrStack = errors.New("its calls are nested deeply, and the node's memory budget, or the share of it that one function may have, is taken")
 
 // smallStack is what the stack of a guest may take without being counted.
 const smallStack = 256 << 10
@@ -31,7 +31,7 @@ func (i *Instance) deeper(left int64) int64 {
 	}
 	need += (more - wasmbin.DepthPortion) << 10 // one frame that is larger than a portion
 	if more := need - i.stack; more > 0 && need > smallStack {
-		if !i.module.engine.budget.take(more) {
+		if !i.module.budget.take(more) {
 			panic(ErrStack)
 		}
 		i.stack = need
@@ -54,7 +54,7 @@ func stackBytes(f api.Function) int64 {
 func (i *Instance) dropStacks() {
 	if i.stack > 0 {
 		clear(i.calls)
-		i.module.engine.budget.giveLater(i.stack)
+		i.module.budget.giveLater(i.stack)
 		i.stack = 0
 	}
 }
@@ -64,19 +64,22 @@ const collectAfter = 500 * time.Millisecond
 
 // giveLater gives back n bytes of Go's heap that nobody refers to any more, once the system has them.
 func (b *budget) giveLater(n int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.dead == 0 {
-		time.AfterFunc(collectAfter, b.collect)
+	node := b.of
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	if len(node.dead) == 0 {
+		time.AfterFunc(collectAfter, node.collect)
 	}
-	b.dead += n
+	node.dead[b] += n
 }
 
 func (b *budget) collect() {
 	b.mu.Lock()
-	n := b.dead
-	b.dead = 0
+	dead := b.dead
+	b.dead = map[*budget]int64{}
 	b.mu.Unlock()
 	debug.FreeOSMemory()
-	b.give(n)
+	for share, n := range dead {
+		share.give(n)
+	}
 }

@@ -12,7 +12,8 @@
 // instead after any failure, when its memory grew much, and for modules that change what can't be restored:
 // tables, opaque globals, segments. A new instance from the image is always right, and the oracle in tests.
 //
-// All memory of guests, images included, comes out of one budget. What is idle gives way to what is needed.
+// All memory of guests, images included, comes out of one budget, of which one module may have all but a
+// quarter. What is idle gives way to what is needed.
 //
 // The package owns no goroutine but timers of pools that have idle instances.
 package sandbox
@@ -70,11 +71,10 @@ func New(ctx context.Context, c Config) (_ *Engine, err error) {
 		c.Logger = slog.Default()
 	}
 	e := &Engine{
-		budget:  &budget{free: c.Memory, taken: c.Taken},
 		turns:   &turns{free: c.Turns},
 		modules: map[*Module]struct{}{},
 	}
-	e.budget.dropIdle = e.dropIdle
+	e.budget = newBudget(c.Memory, c.Taken, e.dropIdle)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.Close(ctx))

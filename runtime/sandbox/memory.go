@@ -7,23 +7,44 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 )
 
-// budget is the memory that all guests may have together.
+// budget is the memory that all guests of a node may have together, or of that the share of one module.
 type budget struct {
-	mu    sync.Mutex
-	free  int64
-	dead  int64 // taken by what is to be collected
-	taken func(delta int64)
+	size  int64
+	of    *budget           // whose share it is; nil = it is the node's
+	taken func(delta int64) // called with each change
 
 	dropIdle func() // gives back what is kept without need
+
+	mu   sync.Mutex // guards free and dead
+	free int64
+	dead map[*budget]int64 // taken by what is to be collected, by share; of the node's only
+}
+
+func newBudget(size int64, taken func(delta int64), dropIdle func()) *budget {
+	return &budget{size: size, taken: taken, dropIdle: dropIdle, free: size, dead: map[*budget]int64{}}
+}
+
+// share is what one module may have: all but a quarter, so that who takes what it can get leaves the
+// others some.
+func (b *budget) share(dropIdle func()) *budget {
+	s := newBudget(b.size-b.size/4, func(int64) {}, dropIdle)
+	s.of = b
+	return s
 }
 
 // take takes n bytes, or nothing. What is idle gives way if need be.
 func (b *budget) take(n int64) bool {
-	if b.try(n) {
+	if !b.try(n) {
+		b.dropIdle()
+		if !b.try(n) {
+			return false
+		}
+	}
+	if b.of == nil || b.of.take(n) {
 		return true
 	}
-	b.dropIdle()
-	return b.try(n)
+	b.put(n)
+	return false
 }
 
 func (b *budget) try(n int64) bool {
@@ -37,11 +58,18 @@ func (b *budget) try(n int64) bool {
 	return true
 }
 
-func (b *budget) give(n int64) {
+func (b *budget) put(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.free += n
 	b.taken(-n)
+}
+
+func (b *budget) give(n int64) {
+	b.put(n)
+	if b.of != nil {
+		b.of.give(n)
+	}
 }
 
 // memory is the linear memory of one instance: an address range of its limit, of which what the guest
@@ -52,7 +80,7 @@ type memory struct {
 	limit  int64
 	size   int64   // what the guest has
 	taken  int64   // of the budget; at least size
-	budget *budget // of the node
+	budget *budget // of the module
 	denied string  // why the guest was denied growth; "" if it never was
 }
 
@@ -74,7 +102,7 @@ func (m *memory) Reallocate(size uint64) []byte {
 	}
 	if more := n - m.taken; more > 0 {
 		if !m.budget.take(more) {
-			m.denied = fmt.Sprintf("it asked for %d KiB of memory and the node's memory budget is taken", n>>10)
+			m.denied = fmt.Sprintf("it asked for %d KiB of memory and %v", n>>10, ErrMemory)
 			return nil
 		}
 		m.taken = n

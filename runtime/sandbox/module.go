@@ -31,7 +31,7 @@ type Options struct {
 
 // The errors that callers branch on.
 var (
-	ErrMemory  = errors.New("the node's memory budget is taken")
+	ErrMemory  = errors.New("the node's memory budget, or the share of it that one function may have, is taken")
 	ErrNoImage = errors.New("the guest changes what an image does not hold")
 )
 
@@ -39,6 +39,7 @@ var (
 // Sleep, Wake and Close, which are for one caller while no instance is in use.
 type Module struct {
 	engine  *Engine
+	budget  *budget // its share of the engine's
 	options Options
 	code    wazero.CompiledModule // nil while it sleeps
 	initial int64                 // bytes of memory that the guest starts with
@@ -60,6 +61,7 @@ func (e *Engine) Load(ctx context.Context, w *wasmbin.Rewritten, o Options) (*Mo
 		engine: e, options: o, state: w.State,
 		restorable: w.Restorable(),
 	}
+	m.budget = e.budget.share(m.pool.empty)
 	m.options.Memory = o.Memory / pageBytes * pageBytes
 	if w.Memory != nil {
 		m.initial = int64(w.Memory.Min) * pageBytes
@@ -69,7 +71,7 @@ func (e *Engine) Load(ctx context.Context, w *wasmbin.Rewritten, o Options) (*Mo
 	if m.image, err = rawImage(w); err != nil {
 		return nil, err
 	}
-	if !e.budget.take(m.image.resident) {
+	if !m.budget.take(m.image.resident) {
 		m.image.close()
 		return nil, ErrMemory
 	}
@@ -118,7 +120,7 @@ func (m *Module) Prepare(ctx context.Context, start func(ctx context.Context, i 
 	if err != nil {
 		return err
 	}
-	if !m.engine.budget.take(img.resident) {
+	if !m.budget.take(img.resident) {
 		img.close()
 		return ErrMemory
 	}
@@ -143,12 +145,12 @@ func (m *Module) Get() (*Instance, error) {
 		return i, nil
 	}
 	reserved := m.peak.Load()
-	if !m.engine.budget.take(reserved) {
+	if !m.budget.take(reserved) {
 		return nil, ErrMemory
 	}
-	memory, err := newMemory(m.options.Memory, reserved, m.engine.budget)
+	memory, err := newMemory(m.options.Memory, reserved, m.budget)
 	if err != nil {
-		m.engine.budget.give(reserved)
+		m.budget.give(reserved)
 		return nil, err
 	}
 	i := &Instance{module: m, image: m.image, memory: memory}
@@ -202,7 +204,7 @@ func (m *Module) Close() {
 
 func (m *Module) dropImage() {
 	m.image.close()
-	m.engine.budget.give(m.image.resident)
+	m.budget.give(m.image.resident)
 }
 
 // moduleConfig is for instances that have no name and start by themselves nowhere.

@@ -32,7 +32,7 @@ func findsAll(t *testing.T, tracker *tracker) {
 		t.Fatal(err)
 	}
 	defer img.close()
-	b := &budget{free: 1 << 30, taken: func(int64) {}, dropIdle: func() {}}
+	b := newBudget(1<<30, func(int64) {}, func() {})
 	m, err := newMemory(1<<26, 0, b)
 	if err != nil {
 		t.Fatal(err)

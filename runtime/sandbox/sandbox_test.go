@@ -216,43 +216,51 @@ func TestSleep(t *testing.T) {
 	}
 }
 
-// TestBudget checks that idle instances and images of others give way, that what is used does not, and
-// that all comes back.
+// TestBudget checks that one module leaves others some, that idle instances and images of others give way,
+// that what is used does not, and that all comes back.
 func TestBudget(t *testing.T) {
 	var taken int64
 	var mu sync.Mutex
-	e := open(t, sandbox.Config{Memory: 5 * 64 << 10, Taken: func(delta int64) {
+	e := open(t, sandbox.Config{Memory: 8 * 64 << 10, Taken: func(delta int64) {
 		mu.Lock()
 		defer mu.Unlock()
 		taken += delta
 	}})
 	a, b := load(t, e, counter(), sandbox.Options{}), load(t, e, counter(), sandbox.Options{})
 	var held []*sandbox.Instance
-	for {
-		i, err := a.Get()
-		if err != nil {
-			if !errors.Is(err, sandbox.ErrMemory) {
-				t.Error(err)
+	hold := func(m *sandbox.Module) (n int) {
+		for ; ; n++ {
+			i, err := m.Get()
+			if err != nil {
+				if !errors.Is(err, sandbox.ErrMemory) {
+					t.Error(err)
+				}
+				return n
 			}
-			break
+			ctx := i.Begin(t.Context(), 0)
+			if err := i.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, i)
 		}
-		ctx := i.Begin(t.Context(), 0)
-		if err := i.Start(ctx); err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, i)
 	}
-	if len(held) != 4 {
-		t.Errorf("%d instances of 64 KiB, and images, in a budget of 320 KiB", len(held))
+	if n := hold(a); n != 5 {
+		t.Errorf("%d instances of 64 KiB, and an image, in the share of one module, 384 KiB", n)
+	}
+	if n := hold(b); n != 2 {
+		t.Errorf("%d instances of 64 KiB in what is left of 512 KiB", n)
 	}
 	if _, _, err := run(t.Context(), b, 0, "count", 1); !errors.Is(err, sandbox.ErrMemory) {
 		t.Errorf("beyond the budget: %v", err)
 	}
-	for _, i := range held {
+	for _, i := range held[:5] {
 		i.End(true)
 	}
 	if _, _, err := run(t.Context(), b, 0, "count", 1); err != nil {
 		t.Errorf("what is idle did not give way: %v", err)
+	}
+	for _, i := range held[5:] {
+		i.End(true)
 	}
 	a.Close()
 	b.Close()

@@ -33,7 +33,7 @@ func TestSwappedFrames(t *testing.T) {
 	defer img.close()
 	for name, written := range map[string]func(uint64, int64, func(int64, int64)) error{"scan": tracker.scan, "read": tracker.read} {
 		tracker.written = written
-		m, err := newMemory(1<<26, 0, &budget{free: 1 << 30, taken: func(int64) {}, dropIdle: func() {}})
+		m, err := newMemory(1<<26, 0, newBudget(1<<30, func(int64) {}, func() {}))
 		if err != nil {
 			t.Fatal(err)
 		}
