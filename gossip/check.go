@@ -10,12 +10,20 @@ import (
 
 // check parses records that somebody submits and reports the first reason to refuse one of them. It
 // judges them together with what is stored, so that a revision and its pointer can come together.
-func (c *Core) check(now time.Time, raws [][]byte) ([]*entry, error) {
+func (c *Core) check(now time.Time, raws [][]byte) (_ []*entry, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = refuse(RuleShape, "reading the records broke the reader: %v", r)
+		}
+	}()
 	var entries, unknown []*entry
 	seen := map[perigee.Digest]bool{}
 	for _, raw := range raws {
 		e, err := c.parser.parse(raw)
 		if err != nil {
+			return nil, err
+		}
+		if err := c.asideErr(e.id); err != nil {
 			return nil, err
 		}
 		if seen[e.id] {
@@ -113,6 +121,9 @@ func displaces(before, after *authority, e *entry) *RefusedError {
 func (c *Core) confirm(entries []*entry) error {
 	j := judge{c.fold.auth, c.fold.revision}
 	for _, e := range entries {
+		if err := c.asideErr(e.id); err != nil {
+			return err
+		}
 		if err := j.verdict(e); err != nil {
 			return err.of(e.id).adding(" (the record is stored, without effect: another one came first)")
 		}

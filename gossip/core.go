@@ -36,6 +36,8 @@ type Core struct {
 	set     *set
 	fold    *folded
 	pending *pending
+	aside   map[perigee.Digest]Aside
+	try     func(*perigee.Desired, []string) // see Config.Read
 	clock   *clock
 	rows    rowTable
 
@@ -65,8 +67,9 @@ type CoreConfig struct {
 	Cluster       perigee.ClusterID
 	Root          *x509.Certificate
 	Genesis       []byte
-	CheckManifest func(*perigee.Manifest) error // see Config
-	Max           perigee.Bytes                 // of all records
+	CheckManifest func(*perigee.Manifest) error                // see Config
+	Read          func(d *perigee.Desired, functions []string) // see Config; nil = nothing
+	Max           perigee.Bytes                                // of all records
 	Chance        *rand.Rand
 	// Claims, where set, replaces the check of rows' certificates and signatures. It is for the
 	// simulator alone, where they would be nothing but work.
@@ -82,7 +85,7 @@ func NewCore(conf CoreConfig) (*Core, error) {
 	}
 	c := &Core{
 		self: conf.Self, region: conf.Region, chance: conf.Chance, max: int64(conf.Max),
-		parser: p, genesis: genesis, set: newSet(), pending: newPending(), clock: &clock{},
+		parser: p, genesis: genesis, set: newSet(), pending: newPending(), aside: map[perigee.Digest]Aside{}, try: conf.Read, clock: &clock{},
 		boxes: map[perigee.NodeID]*outbox{}, calls: map[uint64]*pendingCall{}, batches: map[uint64]*batch{},
 		storing: map[perigee.Digest]*batch{}, limits: map[perigee.NodeID]*rate.Limiter{},
 	}
@@ -186,6 +189,7 @@ type Effects struct {
 	Observed bool      // rows changed: look at them
 	Outrun   mark      // a row of this node's former life was seen
 	Wake     time.Time // a Tick is due then; zero = none
+	Aside    []Aside   // records that are kept without being read
 	Counts   Counts
 	Refused  []error // of rows, for the log
 }

@@ -11,6 +11,7 @@ import (
 // them follows before the next ones are written. Batches that come together share one sync.
 type disk struct {
 	log     *log
+	reading *reading
 	metrics *Metrics
 	opaque  [][]byte // entries of the log that this release can't read; kept for one that can
 
@@ -65,6 +66,10 @@ func (d *disk) writeLocked(all []*commit, step func(Event) Effects) {
 	} else {
 		d.metrics.Append.Observe(time.Since(start).Seconds())
 	}
+	if err == nil && len(raws) > 0 {
+		d.reading.begin(raws)
+		defer d.reading.end()
+	}
 	for _, c := range all {
 		c.done, c.out = true, step(Stored{c.Number, err})
 	}
@@ -91,6 +96,9 @@ func (c *Core) kept() [][]byte {
 // waitingLogged returns the records of the log that have no effect yet.
 func (c *Core) waitingLogged() [][]byte {
 	raws := c.pending.stored()
+	for _, a := range c.aside {
+		raws = append(raws, a.raw)
+	}
 	for _, b := range c.batches {
 		if b.source.logged {
 			for _, e := range b.entries {

@@ -32,7 +32,7 @@
 // this node's own: the entries of a sealed snapshot were verified when they were written, and start without
 // it again. A snapshot without a good seal, and the log, are verified record by record. Bytes that are no
 // entry are skipped and kept in state.log.bad; what they were comes back from peers. Records that this
-// release can't read stay in the file. The file peers.json has the addresses of the members that were alive last; it is a
+// release can't read stay in the file, also those that break its reader (aside.go; reading.json is for those). The file peers.json has the addresses of the members that were alive last; it is a
 // hint and nothing more.
 //
 // # On the wire

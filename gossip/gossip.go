@@ -43,6 +43,14 @@ type Config struct {
 	// nodes agree; a revision that it refuses is kept without effect. Required.
 	CheckManifest func(*perigee.Manifest) error
 
+	// Read reads what records mean, as this node will, of the functions that changed. It is called before
+	// anybody else hears of a record: one that makes it panic is set aside. nil = nothing.
+	Read func(d *perigee.Desired, functions []string)
+
+	// Boot is another text after each start of the machine. With it, a record that ends the process twice is set
+	// aside; "" = it is not.
+	Boot string
+
 	Advertise netip.AddrPort          // where peers reach this node's mesh port; required
 	Seeds     func() []netip.AddrPort // addresses of nodes to join; nil = none. Called often
 	GossipKey []byte                  // 32 bytes that all nodes share; it protects liveness only. Required
@@ -103,7 +111,7 @@ func New(conf Config) (*Gossip, error) {
 	claims := conf.Identity.Claims()
 	core, err := NewCore(CoreConfig{
 		Self: claims.ID, Region: claims.Region, Cluster: conf.Identity.Cluster(), Root: conf.Identity.Root(), Genesis: conf.Genesis,
-		CheckManifest: conf.CheckManifest, Max: conf.MaxState, Chance: newRand(),
+		CheckManifest: conf.CheckManifest, Read: conf.Read, Max: conf.MaxState, Chance: newRand(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("set up gossip: %w", err)

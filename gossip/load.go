@@ -28,8 +28,15 @@ func (g *Gossip) load(fsys vfs.FS, dir string, logger *slog.Logger) error {
 	if f.Quarantine != nil {
 		logger.Warn("bytes of the state log not kept", "err", f.Quarantine)
 	}
-	if g.opaque, err = g.core.Load(time.Now(), f.sealed, f.records); err != nil {
+	g.disk.reading = openReading(fsys, dir, perigee.Version, g.conf.Boot)
+	sealed, held := g.disk.reading.hold(f.sealed)
+	records, more := g.disk.reading.hold(f.records)
+	if g.opaque, err = g.core.Load(time.Now(), sealed, records); err != nil {
 		return fmt.Errorf("open state in %s: %w", dir, err)
+	}
+	g.readSuspects(append(held, more...))
+	for _, a := range g.core.out.Aside {
+		g.keepAside(a)
 	}
 	if n := len(g.opaque) + g.core.pending.len(); n > 0 {
 		logger.Warn("records of the state log without effect", "unreadable", len(g.opaque), "without_author", g.core.pending.len())
@@ -55,9 +62,70 @@ func (c *Core) Load(now time.Time, sealed, others [][]byte) (opaque [][]byte, er
 	if err != nil {
 		return nil, err
 	}
-	opaque = append(opaque, c.replay(now, entries)...)
+	rest, why := c.tryReplay(entries)
+	if why != nil {
+		rest = c.replaySlowly(entries)
+	}
+	return append(opaque, c.leave(now, rest)...), nil
+}
+
+// tryReplay replays the log at once, and returns what a reader panicked with.
+func (c *Core) tryReplay(entries []*entry) (rest []*entry, why any) {
+	defer func() { why = recover() }()
+	rest = c.replay(entries)
 	c.refold(nil)
-	return opaque, nil
+	return rest, nil
+}
+
+// replaySlowly replays a log that breaks its reader, and sets aside what does.
+func (c *Core) replaySlowly(entries []*entry) (rest []*entry) {
+	c.set, c.fold = newSet(), nil
+	c.set.add(c.genesis)
+	c.refold(nil)
+	slices.SortFunc(entries, compareEntries)
+	for progress := true; progress; {
+		progress, rest = false, nil
+		for _, e := range entries {
+			if e.governs() && !c.Holds(e.id) && admits(c.fold.auth, e) == nil {
+				progress = len(c.add([]*entry{e})) > 0 || progress
+			} else if !c.Holds(e.id) {
+				rest = append(rest, e)
+			}
+		}
+		entries = rest
+	}
+	var admitted []*entry
+	rest = slices.DeleteFunc(rest, func(e *entry) bool {
+		if e.governs() || admits(c.fold.auth, e) != nil {
+			return false
+		}
+		admitted = append(admitted, e)
+		return true
+	})
+	c.add(admitted)
+	return rest
+}
+
+// read gives the core one more record of the log, and returns it if it can't be used.
+func (c *Core) read(raw []byte) (opaque [][]byte) {
+	e, err := c.parser.parse(raw)
+	if err != nil || c.Holds(record.ID(raw)) {
+		return [][]byte{raw}
+	}
+	if admits(c.fold.auth, e) != nil {
+		return c.leave(time.Time{}, []*entry{e})
+	}
+	c.add([]*entry{e})
+	if e.governs() { // what its author wrote was left
+		for _, w := range c.pending.takeOrphans() {
+			if admits(c.fold.auth, w.entry) == nil {
+				c.add([]*entry{w.entry})
+			} else {
+				c.pending.add(w)
+			}
+		}
+	}
+	return nil
 }
 
 // readAll parses the records of the disk, each once. Those that this release can't read stay there.
@@ -90,8 +158,8 @@ func (c *Core) foreign(raw []byte) bool {
 }
 
 // replay verifies the records of the log and puts them into the set: those that govern first, until
-// no more of them are admitted, then all others.
-func (c *Core) replay(now time.Time, entries []*entry) (opaque [][]byte) {
+// no more of them are admitted, then all others. It returns those that are not admitted.
+func (c *Core) replay(entries []*entry) (rest []*entry) {
 	c.set.add(c.genesis)
 	var governing, others []*entry
 	for _, e := range entries {
@@ -109,9 +177,13 @@ func (c *Core) replay(now time.Time, entries []*entry) (opaque [][]byte) {
 		progress = len(governing) < before
 		auth = newAuthority(auth.genesis, c.set.governing)
 	}
-	rest := append(governing, c.replaySome(auth, others)...)
+	return append(governing, c.replaySome(auth, others)...)
+}
+
+// leave has records of the log wait that may be admitted later, and returns those that never are.
+func (c *Core) leave(now time.Time, rest []*entry) (opaque [][]byte) {
 	for _, e := range rest {
-		if err := auth.admits(e); err.Rule == RuleAuthor {
+		if err := admits(c.fold.auth, e); err != nil && err.Rule == RuleAuthor {
 			c.pending.add(&waiting{entry: e, since: now, stored: true, author: true})
 		} else {
 			opaque = append(opaque, e.raw)
@@ -123,7 +195,7 @@ func (c *Core) replay(now time.Time, entries []*entry) (opaque [][]byte) {
 // replaySome adds the entries that auth admits and returns the others.
 func (c *Core) replaySome(auth *authority, entries []*entry) (rest []*entry) {
 	verdicts := make([]*RefusedError, len(entries))
-	parallel(len(entries), func(i int) { verdicts[i] = auth.admits(entries[i]) })
+	parallel(len(entries), func(i int) { verdicts[i] = admits(auth, entries[i]) })
 	var admitted []*entry
 	for i, e := range entries {
 		if verdicts[i] != nil {

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -48,7 +49,7 @@ func (c *Core) take(now time.Time, raws [][]byte, src source, then func(time.Tim
 		id := record.ID(raw)
 		if b := c.storing[id]; b != nil {
 			entries = append(entries, b.entry(id))
-		} else if !c.Holds(id) && !c.pending.has(id) {
+		} else if !c.Holds(id) && !c.settled(id) {
 			unknown = append(unknown, raw)
 		}
 	}
@@ -131,18 +132,14 @@ func (e Stored) apply(c *Core, now time.Time) {
 // merge puts stored entries into the set, folds it, passes the entries on, and looks at those that
 // waited for them.
 func (c *Core) merge(now time.Time, b *batch) {
-	c.set.add(b.entries...)
-	for _, e := range b.entries {
-		c.clock.observe(e.rec.HLC)
-	}
-	c.refold(b.entries)
+	good := c.add(b.entries)
 	if b.source.person {
-		c.out.Counts.FromPeople += len(b.entries)
+		c.out.Counts.FromPeople += len(good)
 	} else {
-		c.out.Counts.FromPeers += len(b.entries)
-		c.spread(now, b.entries, nil, b.source)
+		c.out.Counts.FromPeers += len(good)
+		c.spread(now, good, nil, b.source)
 	}
-	if slices.ContainsFunc(b.entries, (*entry).governs) {
+	if slices.ContainsFunc(good, (*entry).governs) {
 		c.retry(now, c.pending.takeOrphans())
 	}
 }
@@ -161,7 +158,17 @@ func (c *Core) refold(fresh []*entry) {
 	for _, e := range fresh {
 		touched[e.function()] = true
 	}
-	c.fold = reduce(c.set, auth, old, touched)
+	f := reduce(c.set, auth, old, touched)
+	if c.try != nil {
+		if old == nil {
+			touched = map[string]bool{}
+			for name := range f.desired.Functions {
+				touched[name] = true
+			}
+		}
+		c.try(f.desired, slices.Sorted(maps.Keys(touched)))
+	}
+	c.fold = f
 	c.out.Desired = true
 }
 
@@ -194,7 +201,7 @@ func reachOf(records int) Reach {
 func (c *Core) sift(now time.Time, entries []*entry, stored bool) (admitted []*entry) {
 	auth := c.fold.auth
 	verdicts := make([]*RefusedError, len(entries))
-	parallel(len(entries), func(i int) { verdicts[i] = auth.admits(entries[i]) })
+	parallel(len(entries), func(i int) { verdicts[i] = admits(auth, entries[i]) })
 	for i, e := range entries {
 		switch err := verdicts[i]; {
 		case err == nil && (stored || ahead(e.rec.HLC, now) <= maxAhead):

@@ -10,6 +10,7 @@ type Metrics struct {
 	Held        prometheus.Gauge       // records held
 	Waiting     prometheus.Gauge       // records that wait for their author or their time
 	Damage      prometheus.Counter     // bytes of the log that could not be read
+	Aside       prometheus.Counter     // records set aside
 	Append      prometheus.Histogram   // seconds from a batch to its being on disk
 	AppendFails prometheus.Counter
 	Step        prometheus.Histogram   // seconds to work on one event
@@ -42,6 +43,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		Held:        gauge("records_held", "Number of records held."),
 		Waiting:     gauge("records_waiting", "Records that wait for the record of their author, or for their time."),
 		Damage:      counter("log_damage_bytes_total", "Bytes of the state log that could not be read.").WithLabelValues(),
+		Aside:       counter("records_set_aside_total", "Records that broke this node's reader, which keeps them without effect and passes them on to nobody.").WithLabelValues(),
 		Append:      histogram("log_append_seconds", "Time to put a batch of records on disk."),
 		AppendFails: counter("log_append_failures_total", "Batches that could not be put on disk.").WithLabelValues(),
 		Step:        histogram("step_seconds", "Time to work on one event: a message, a submission, the passing of time."),
@@ -54,7 +56,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		ClockOff: gauge("clock_offset_seconds", "How far this node's clock is from the median of its peers' clocks."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.Records, m.Refused, m.State, m.Held, m.Waiting, m.Damage, m.Append, m.AppendFails,
+		reg.MustRegister(m.Records, m.Refused, m.State, m.Held, m.Waiting, m.Damage, m.Aside, m.Append, m.AppendFails,
 			m.Step, m.Rows, m.Pushes, m.Syncs, m.Peers, m.ClockOff)
 	}
 	return m

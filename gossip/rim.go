@@ -47,6 +47,9 @@ func (g *Gossip) perform(out Effects) {
 	for _, err := range out.Refused {
 		g.logger.Debug("not taken from a peer", "err", err)
 	}
+	for _, a := range out.Aside {
+		g.keepAside(a)
+	}
 	if out.Observed {
 		g.wakeObserver()
 	}

@@ -296,7 +296,7 @@ func (c *Core) diff(bucket int, theirs []perigee.Digest) (missing, extra []perig
 	their := make(map[perigee.Digest]bool, len(theirs))
 	for _, id := range theirs {
 		their[id] = true
-		if !c.Holds(id) && !c.pending.has(id) {
+		if !c.Holds(id) && !c.settled(id) {
 			missing = append(missing, id)
 		}
 	}

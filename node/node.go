@@ -20,6 +20,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +41,7 @@ import (
 	"github.com/perigee-edge/perigee/internal/peerlink"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/internal/vfs"
+	"github.com/perigee-edge/perigee/placement"
 	"github.com/perigee-edge/perigee/runtime"
 	"github.com/perigee-edge/perigee/usage"
 )
@@ -214,7 +217,8 @@ func (n *Node) wireMesh(files vfs.FS, control http.Handler, join *joinServer) er
 		GossipKey: n.m.gossipKey, Advertise: advertise, Seeds: n.seeds.addrPorts,
 		Row:           perigee.Row{Version: perigee.Version, HTTPS: n.HTTPSAddr(), Memory: n.cfg.MemoryBudget},
 		CheckManifest: func(m *perigee.Manifest) error { return bundle.CheckManifest(m, nil) },
-		Peer:          peerOf, Logger: n.log, Metrics: gossip.NewMetrics(n.registry),
+		Read:          n.readRecords, Boot: bootID(),
+		Peer: peerOf, Logger: n.log, Metrics: gossip.NewMetrics(n.registry),
 	})
 	if errors.Is(err, gossip.ErrForeign) {
 		return fmt.Errorf("data directory %s: %w: its folder state/ does not belong with its certificate; restore both from one backup, or start with an empty directory", n.cfg.Dir, err)
@@ -263,6 +267,29 @@ func (n *Node) allow(c perigee.NodeClaims) error {
 		return fmt.Errorf("node %s was removed from the cluster", c.ID)
 	}
 	return nil
+}
+
+// readRecords reads functions as this node will, before anybody else hears of their records: one that breaks the
+// planner or the router must break one node at most.
+func (n *Node) readRecords(d *perigee.Desired, functions []string) {
+	o := &perigee.Observed{Nodes: map[perigee.NodeID]*perigee.Peer{n.ID(): {NodeClaims: n.Claims(), State: perigee.NodeAlive}}}
+	planner := placement.NewPlanner(&perigee.View{Desired: d, Observed: o})
+	for _, name := range functions {
+		fn := d.Functions[name]
+		if fn == nil {
+			continue
+		}
+		placement.NewRollout(fn, planner.Plan(fn), o.Nodes)
+		for _, r := range fn.Routes(d.Domain) {
+			d.Lookup(r.Host, r.Path)
+		}
+	}
+}
+
+// bootID tells one start of the machine from another; "" where it can't be told.
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
 }
 
 func (n *Node) addr(id perigee.NodeID) (netip.AddrPort, bool) {

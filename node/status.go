@@ -24,6 +24,9 @@ func (n *Node) status() Status {
 	}
 	s.Ready = s.Why == ""
 	s.Worries = n.webCerts.worries(time.Now())
+	for _, a := range n.gossip.Asides() {
+		s.Worries = append(s.Worries, "record "+a.Record.Short()+" is set aside: reading it breaks this release ("+a.Why+"); it is in state/aside: report it")
+	}
 	for _, p := range byID(v.Observed.Nodes) {
 		if p.HasRole(perigee.RoleSigner) {
 			s.Signers++
