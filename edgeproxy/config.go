@@ -34,6 +34,10 @@ type Config struct {
 	// known is empty. nil = nothing is known.
 	Client func(netip.Addr, *perigee.Regions) (country string, region perigee.Region)
 
+	// Measured is told the round trip of each client's connection when it ends, unless there is a load
+	// balancer between. nil = nobody wants to know.
+	Measured func(client netip.Addr, rtt time.Duration)
+
 	// Rollout returns how far a function of the View is whose live revision does not run everywhere
 	// yet; nil = it does. A nil func means that all do.
 	Rollout func(*perigee.View, *perigee.Function) *placement.Rollout
@@ -198,6 +202,9 @@ func (cfg *Config) fill() error {
 	cfg.MinBodyRate = cmp.Or(cfg.MinBodyRate, defaultRate)
 	cfg.MaxConns = cmp.Or(cfg.MaxConns, defaultConns)
 	cfg.MaxConnsPerIP = cmp.Or(cfg.MaxConnsPerIP, defaultConnsPerIP)
+	if cfg.Measured == nil {
+		cfg.Measured = func(netip.Addr, time.Duration) {}
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}

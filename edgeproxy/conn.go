@@ -70,6 +70,7 @@ type frontListener struct {
 	net.Listener
 	census  *census
 	refused func()
+	measure func(client netip.Addr, rtt time.Duration)
 	proxies []netip.Prefix // those that send the header, and must
 }
 
@@ -85,7 +86,7 @@ func (l *frontListener) Accept() (net.Conn, error) {
 			l.refused()
 			continue
 		}
-		c := &frontConn{Conn: conn, census: l.census, refused: l.refused}
+		c := &frontConn{Conn: conn, census: l.census, refused: l.refused, measure: l.measure}
 		from := addrOf(conn.RemoteAddr())
 		if within(l.proxies, from) {
 			c.behind = true
@@ -103,8 +104,9 @@ type frontConn struct {
 	net.Conn
 	census  *census
 	refused func()
-	behind  bool      // its client is behind a load balancer
-	ask     sync.Once // for that client's address, which is read from the connection
+	measure func(client netip.Addr, rtt time.Duration) // nil = nobody wants to know
+	behind  bool                                       // its client is behind a load balancer
+	ask     sync.Once                                  // for that client's address, which is read from the connection
 
 	mu      sync.Mutex // guards the rest
 	host    netip.Prefix
@@ -145,6 +147,9 @@ func (c *frontConn) Close() error {
 		c.census.leave()
 		if c.counted {
 			c.census.leaveHost(c.host)
+			if rtt := tcpRTT(c.Conn); rtt > 0 && c.measure != nil {
+				c.measure(addrOf(c.Conn.RemoteAddr()), rtt)
+			}
 		}
 	}
 	c.mu.Unlock()

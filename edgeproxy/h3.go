@@ -153,6 +153,7 @@ func (h *h3) admit(ctx context.Context, conn *quic.Conn) {
 	if census.enter() {
 		if census.enterHost(host) {
 			h.serve(ctx, conn)
+			h.p.cfg.Measured(addrOf(conn.RemoteAddr()), conn.ConnectionStats().SmoothedRTT)
 			census.leaveHost(host)
 			census.leave()
 			return

@@ -86,7 +86,7 @@ func New(cfg Config) (*Proxy, error) {
 			}
 		}
 		if on != nil {
-			on = &frontListener{Listener: on, census: p.census, refused: p.metrics.refusedConns.Inc, proxies: cfg.ProxyProtocol}
+			on = &frontListener{Listener: on, census: p.census, refused: p.metrics.refusedConns.Inc, measure: cfg.Measured, proxies: cfg.ProxyProtocol}
 			if l.tls {
 				p.sorter, p.passed = newSorter(on, p), newPassedListener(on.Addr())
 				on = p.sorter

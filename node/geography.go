@@ -9,6 +9,7 @@ import (
 
 // wireGeography makes what knows where clients are, and what sends them to the nearest gateway.
 func (n *Node) wireGeography() (err error) {
+	n.distances = newDistances(n)
 	n.locator = geo.New(geo.Config{Databases: n.cfg.GeoDatabases, Logger: n.log})
 	metrics := dns.NewMetrics(n.registry)
 	if n.cfg.DNS == "" {
@@ -19,7 +20,7 @@ func (n *Node) wireGeography() (err error) {
 		zones = []string{n.m.genesis.Domain}
 	}
 	n.dns, err = dns.New(dns.Config{
-		Self: n.ID(), View: n.View, Locate: n.locator.Locate, Listen: n.cfg.DNS, Zones: zones, Servers: n.cfg.DNSServers,
+		Self: n.ID(), View: n.View, Locate: n.locator.Locate, Measured: n.distances.regions, Listen: n.cfg.DNS, Zones: zones, Servers: n.cfg.DNSServers,
 		Logger: n.log, Metrics: metrics,
 	})
 	if err != nil {

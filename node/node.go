@@ -7,7 +7,8 @@
 // ended.
 //
 // Control paths on the mesh, beside those of gossip: /bundles… (bundles.go), /reach (reach.go),
-// /web/sign (websign.go), /web/… (certapi.go), /usage (used.go), /explain (explain.go), /logs/… (logs.go). The join protocol is in joinwire.go, the administration API in api.go, the
+// /web/sign (websign.go), /web/… (certapi.go), /usage (used.go), /explain (explain.go), /logs/… (logs.go),
+// /distances (distances.go). The join protocol is in joinwire.go, the administration API in api.go, the
 // data directory in dir.go.
 package node
 
@@ -65,16 +66,18 @@ type Node struct {
 	egress   *egress.Egress
 	proxy    *edgeproxy.Proxy
 	locator  *geo.Locator
-	dns      *dns.Server // nil = off
-	plans    *plans
-	trials   *trials
-	rollouts *rollouts
-	secrets  *secrets
-	rep      *replicator
-	deployer *deployer
-	renewer  *renewer
-	issuer   *issuer
-	webCerts *webCerts
+
+	distances *distances
+	dns       *dns.Server // nil = off
+	plans     *plans
+	trials    *trials
+	rollouts  *rollouts
+	secrets   *secrets
+	rep       *replicator
+	deployer  *deployer
+	renewer   *renewer
+	issuer    *issuer
+	webCerts  *webCerts
 
 	usage     *usage.Table
 	lines     *lines
@@ -187,6 +190,7 @@ func (n *Node) wire() error {
 	if err := n.wireGeography(); err != nil {
 		return err
 	}
+	control.Handle("GET /distances", membersOnly(n.distances.serve))
 	return n.wireFront(web)
 }
 
@@ -234,7 +238,7 @@ func (n *Node) wireFront(web *webSigner) error {
 	me := n.Claims()
 	n.proxy, err = edgeproxy.New(edgeproxy.Config{
 		Self: me.ID, Region: me.Region, View: n.View, Rollout: n.rollouts.of, Local: local{n}, WarmUp: local{n}.warmUp, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, WithAccepted: peerlink.WithAccepted, Peer: peerOf,
-		Client:  n.locator.Client,
+		Client: n.locator.Client, Measured: n.distances.observe,
 		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
 		Shared: n.webCerts.forHost, Challenges: n.challenges,
 		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate,

@@ -63,7 +63,7 @@ func (n *Node) Run(ctx context.Context) error {
 	// Stopped in the other order; monitoring hears until the end why the node is not ready.
 	parts := []part{front, places, near, disk, scrub, keep, issue, admin, replicate, renew, follow, gossip, link}
 	if n.dns != nil { // it goes last: others hear from it that this node drains
-		parts = append(parts, start("dns", n.dns.Run))
+		parts = append(parts, start("dns", n.dns.Run), start("distances", n.distances.run))
 	}
 	if n.health != nil {
 		parts = append(parts, start("health", func(ctx context.Context) error { return serve(ctx, n.health, n.healthHandler()) }))

@@ -33,15 +33,18 @@ import (
 
 // Config says what a Server answers for. It is not changed after New.
 type Config struct {
-	Self    perigee.NodeID
-	View    func() *perigee.View       // what this node believes; called once per question
-	Locate  func(netip.Addr) geo.Place // where a client is
-	Listen  string                     // UDP and TCP address; required
-	Zones   []string                   // lower-case names, such as "fn.example.com"; at least one
-	Servers []string                   // names of the zones' name servers, as the parent zone delegates to them; at least one
-	Rate    int                        // answers a second for the clients of one network over UDP; 0 = 200
-	Logger  *slog.Logger               // nil = slog.Default()
-	Metrics *Metrics                   // nil = not exported
+	Self   perigee.NodeID
+	View   func() *perigee.View       // what this node believes; called once per question
+	Locate func(netip.Addr) geo.Place // where a client is
+	// Measured returns the round trips between the client's network and regions whose gateways have measured
+	// it. They count before distances on the map. nil = none are known.
+	Measured func(netip.Addr) map[perigee.Region]time.Duration
+	Listen   string       // UDP and TCP address; required
+	Zones    []string     // lower-case names, such as "fn.example.com"; at least one
+	Servers  []string     // names of the zones' name servers, as the parent zone delegates to them; at least one
+	Rate     int          // answers a second for the clients of one network over UDP; 0 = 200
+	Logger   *slog.Logger // nil = slog.Default()
+	Metrics  *Metrics     // nil = not exported
 }
 
 const (

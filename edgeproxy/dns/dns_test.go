@@ -237,6 +237,35 @@ func TestOtherQuestions(t *testing.T) {
 	}
 }
 
+// TestMeasured: what gateways measured counts before the map; others keep their distances, seen from there.
+func TestMeasured(t *testing.T) {
+	const client = "198.51.100.0/24" // near Frankfurt
+	for _, c := range []struct {
+		what     string
+		measured map[perigee.Region]time.Duration
+		want     string
+	}{
+		{"nothing", nil, "1 2 3"},
+		{"a network that is near to Washington", map[perigee.Region]time.Duration{"wdc": 5 * time.Millisecond, "fra": 95 * time.Millisecond, "ams": 90 * time.Millisecond}, "4"},
+		{"a slow last mile to Frankfurt moves nobody to Washington, nor away", map[perigee.Region]time.Duration{"fra": 60 * time.Millisecond}, "1 2 3"},
+		{"Amsterdam is far, by whatever way", map[perigee.Region]time.Duration{"fra": 10 * time.Millisecond, "ams": 80 * time.Millisecond}, "1 2"},
+	} {
+		s := start(t, world(nil), func(conf *Config) {
+			conf.Measured = func(a netip.Addr) map[perigee.Region]time.Duration {
+				if a != netip.MustParseAddr("198.51.100.0") {
+					t.Errorf("asked about %s", a)
+				}
+				return c.measured
+			}
+		})
+		got := ends(ask(t, s, "udp", question("hello.fn.example.com", dns.TypeA, client)))
+		slices.Sort(got)
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+	}
+}
+
 // TestScope: the answer says for which networks it holds, so that a cache does not give it to others.
 func TestScope(t *testing.T) {
 	s := start(t, world(nil), nil)
