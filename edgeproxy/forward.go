@@ -100,8 +100,7 @@ func (v *visit) tryFirst(ctx context.Context, candidates []placement.Candidate, 
 			candidates[i+1].Reason = placement.ReasonNext
 			continue
 		}
-		defer tr.done()
-		return c.Node, v.runThere(ctx, c, &tr, len(candidates) == 1)
+		return v.runThere(ctx, c, &tr, candidates[i+1:], len(candidates) == 1)
 	}
 	return "", errors.New("no candidate") // Route returns one or a refusal
 }
@@ -203,49 +202,86 @@ func (v *visit) learn(start string, took time.Duration) {
 	}
 }
 
-// runThere has a peer run the function. only says that there is no other candidate, so that a cold
-// start is better than a refusal.
-func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, only bool) error {
-	cfg := &v.proxy.cfg
+// runThere has a peer run the function, or one of the others if that one answers first. It returns which.
+// only says that there is no other candidate, so that a cold start is better than a refusal.
+func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, others []placement.Candidate, only bool) (perigee.NodeID, error) {
+	f := v.flight(ctx, c, tr, only || !c.Warm)
 	v.expect(c)
 	v.where = ranHop
-	sending := ctx
-	if cfg.WithAccepted != nil {
-		sending = cfg.WithAccepted(ctx, func(l perigee.Load) { tr.took(l, time.Now()) })
+	f = v.fly(ctx, f, others)
+	defer f.end()
+	if f.err != nil {
+		return f.to.Node, v.hopFailed(ctx, f.err, f.trip)
 	}
-	out := v.out.WithContext(sending)
-	out.Header = v.out.Header.Clone()
-	dropInternal(out.Header) // of an earlier try here
-	view := v.body.view()
-	defer view.Close()
-	out.Body = view
-	meta := hopMeta{
-		facts: v.facts, function: v.fn.Name, revision: v.revision(c.Node), entry: cfg.Self,
-		path: []perigee.NodeID{cfg.Self}, cold: only || !c.Warm, depth: perigee.DepthFrom(ctx), caller: perigee.CallerFrom(ctx),
+	if f.to != c {
+		f.to.Reason = placement.ReasonHedge
+		v.expect(f.to)
 	}
-	sent := time.Now()
-	if deadline, ok := ctx.Deadline(); ok {
-		meta.timeout = max(time.Millisecond, deadline.Sub(sent))
+	f.trip.taken(f.load, time.Now())
+	v.receipt.Hop = time.Since(f.sent)
+	v.route.stayed(v.receipt.Hop - f.to.Score.Way)
+	if f.resp.Header.Get(hopStart) == StartCold {
+		v.learn(StartCold, v.receipt.Hop-f.to.Score.Way-f.to.Score.Service)
 	}
-	meta.put(out.Header)
-	resp, load, err := cfg.Hops.RoundTrip(sending, c.Node, out)
-	if err != nil {
-		return v.hopFailed(ctx, err, tr)
-	}
-	tr.taken(load, time.Now())
-	v.receipt.Hop = time.Since(sent)
-	if resp.Header.Get(hopStart) == StartCold {
-		v.learn(StartCold, v.receipt.Hop-c.Score.Way-c.Score.Service)
-	}
-	err = v.relay(c.Node, resp, tr)
-	if cfg.LoadOf != nil {
-		if last, ok := cfg.LoadOf(resp); ok {
-			load = last
+	err := v.relay(f.to.Node, f.resp, f.trip)
+	if v.proxy.cfg.LoadOf != nil {
+		if last, ok := v.proxy.cfg.LoadOf(f.resp); ok {
+			f.load = last
 		}
 	}
-	tr.report(load, time.Now())
+	f.trip.report(f.load, time.Now())
 	v.proxy.metrics.hops.WithLabelValues(hopOutcome(err)).Inc()
-	return err
+	return f.to.Node, err
+}
+
+// flight prepares a request to a peer.
+func (v *visit) flight(ctx context.Context, c *placement.Candidate, tr *trip, cold bool) *flight {
+	cfg := &v.proxy.cfg
+	f := &flight{to: c, trip: tr}
+	ctx, f.cancel = context.WithCancelCause(ctx)
+	meta := hopMeta{
+		facts: v.facts, function: v.fn.Name, revision: v.revision(c.Node), entry: cfg.Self,
+		path: []perigee.NodeID{cfg.Self}, cold: cold, depth: perigee.DepthFrom(ctx), caller: perigee.CallerFrom(ctx),
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		meta.timeout = max(time.Millisecond, time.Until(deadline))
+	}
+	if cfg.WithAccepted != nil {
+		ctx = cfg.WithAccepted(ctx, func(l perigee.Load) { tr.took(l, time.Now()) })
+	}
+	f.out = v.out.WithContext(ctx)
+	f.out.Header = v.out.Header.Clone()
+	dropInternal(f.out.Header) // of an earlier try here
+	f.out.Body = v.body.view()
+	meta.put(f.out.Header)
+	return f
+}
+
+// fly sends a request, hedged if it may be.
+func (v *visit) fly(ctx context.Context, f *flight, others []placement.Candidate) *flight {
+	now := time.Now()
+	second := v.second(others, now)
+	unusual, known := v.route.unusual()
+	if second == nil || !known {
+		f.fly(v.proxy.cfg.Hops)
+		return f
+	}
+	winner, loser := race(v.proxy.cfg.Hops, f, f.to.Score.Way+unusual, func() *flight {
+		tr, ok := v.proxy.peers.begin(second.Node, v.revision(second.Node), v.view.Observed.Nodes, time.Now(), false)
+		if !ok {
+			return nil
+		}
+		if !v.route.hedge() {
+			tr.done()
+			return nil
+		}
+		v.proxy.metrics.hedges.Inc()
+		return v.flight(ctx, second, &tr, false)
+	})
+	if loser != nil {
+		loser.outrun(v.proxy.metrics)
+	}
+	return winner
 }
 
 // hopFailed handles a hop without a response.

@@ -278,7 +278,7 @@ func TestHalfOpen(t *testing.T) {
 			tr.done()
 			t.Error("two try it")
 		}
-		v := &visit{proxy: p, view: p.cfg.View(), fn: p.cfg.View().Desired.Functions["hello"], in: request("GET", "/", nil)}
+		v := &visit{proxy: p, view: p.cfg.View(), fn: p.cfg.View().Desired.Functions["hello"], in: request("GET", "/", nil), route: &route{}}
 		v.answer = answer{w: httptest.NewRecorder(), receipt: v.formatReceipt, settled: v.settled, stall: &v.stall}
 		v.out = v.in
 		list := []placement.Candidate{{Node: "lhr-1", Reason: "nearest-warm"}, {Node: "fra-1", Warm: true}}

@@ -14,6 +14,7 @@ type Metrics struct {
 	served   *prometheus.CounterVec
 	refusals *prometheus.CounterVec
 	retries  prometheus.Counter
+	hedges   prometheus.Counter
 
 	unretried prometheus.Counter
 	certs     *prometheus.CounterVec
@@ -64,6 +65,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "perigee_edgeproxy_retries_total", Help: "Tries of a request after its first.",
 		}),
+		hedges: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "perigee_edgeproxy_hedges_total", Help: "Second copies of requests, sent since the first took unusually long.",
+		}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "perigee_edgeproxy_inflight_requests", Help: "Requests of clients that are being answered.",
 		}),
@@ -87,7 +91,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for i, where := range wheres {
 		m.time[i] = m.seconds.WithLabelValues(where)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.refusedConns, m.droppedLines)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.refusedConns, m.droppedLines)
 	return m
 }
 

@@ -30,8 +30,10 @@ type routes struct {
 type route struct {
 	prepared atomic.Pointer[prepared]
 
-	mu      sync.Mutex    // guards the fields below
-	retries float64       // that are allowed now
+	mu      sync.Mutex // guards the fields below
+	retries float64    // that are allowed now
+	hedges  float64    // likewise
+	stays   stays
 	start   time.Duration // what cold starts took: a slow average of the longer ones
 }
 

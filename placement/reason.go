@@ -19,6 +19,7 @@ const (
 	ReasonColdSooner    Reason = "cold-sooner"
 	ReasonThrough       Reason = "shortest-in-all"
 	ReasonNext          Reason = "next-candidate"
+	ReasonHedge         Reason = "hedge"
 	ReasonLastResort    Reason = "last-resort"
 )
 
@@ -77,6 +78,8 @@ func (r Reason) Text() string {
 		return "its way and the way from there to what near names are the shortest together"
 	case ReasonNext:
 		return "the nodes before it refused or did not answer"
+	case ReasonHedge:
+		return "the node before it took longer than 19 of 20 requests do, and this one answered first"
 	case ReasonLastResort:
 		return "it failed lately, and so did all others that have the bundle"
 	case ReasonPinned:
