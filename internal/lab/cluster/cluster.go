@@ -74,9 +74,9 @@ func (c *Cluster) Join(ctx context.Context, id perigee.NodeID, region perigee.Re
 	return c.JoinBy(ctx, token, id, region, machine, flags...)
 }
 
-// Token makes a token for a node, on the first node.
-func (c *Cluster) Token(ctx context.Context, region perigee.Region) (string, error) {
-	token, err := c.Members()[0].Exec(ctx, "token", "create", "--region", string(region))
+// Token makes a token for a node, on the first node. Flags are those of `token create`.
+func (c *Cluster) Token(ctx context.Context, region perigee.Region, flags ...string) (string, error) {
+	token, err := c.Members()[0].Exec(ctx, append([]string{"token", "create", "--region", string(region)}, flags...)...)
 	return strings.TrimSpace(token), err
 }
 
