@@ -165,6 +165,7 @@ type TokenStatus struct {
 	Kind     record.TokenKind `json:"kind"`
 	Region   perigee.Region   `json:"region,omitempty"`
 	Signer   perigee.NodeID   `json:"signer"`
+	Roles    []perigee.Role   `json:"roles,omitempty"` // of the node that joins
 	Expires  time.Time        `json:"expires"`
 	Redeemed string           `json:"redeemed,omitempty"` // by which node or key
 	Revoked  bool             `json:"revoked,omitempty"`

@@ -145,7 +145,7 @@ func (n *Node) tokens() []TokenStatus {
 	for _, t := range n.gossip.Tokens() {
 		s := TokenStatus{
 			ID: record.KeyIDOf(t.Token.Public), Kind: t.Token.Kind, Region: t.Token.Region,
-			Signer: t.Token.Signer, Expires: t.Token.ExpiresAt(), Revoked: t.Revoked, Scope: t.Token.Scope,
+			Signer: t.Token.Signer, Roles: t.Token.Roles, Expires: t.Token.ExpiresAt(), Revoked: t.Revoked, Scope: t.Token.Scope,
 		}
 		if t.Redeemed != nil {
 			s.Redeemed = string(t.Redeemed.Node)

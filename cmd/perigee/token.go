@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,7 +70,7 @@ func newTokenCreate(t *target) *cobra.Command {
 	f.DurationVar(&ttl, "ttl", time.Hour, "`TIME` until it expires")
 	f.StringVar(&spec.Zone, "zone", "", "`ZONE` of the node: part of the region that fails on its own")
 	labelFlag(f, &spec.Labels)
-	f.StringVar(&signer, "signer", "auto", "whether the node may issue certificates: `yes|no|auto` (auto: the first three nodes)")
+	f.StringVar(&signer, "signer", "auto", "whether the node may issue certificates: `yes|no|auto` (auto: the first three nodes, open tokens counted)")
 	scopeFlags(f, &spec.Scope)
 	return c
 }
@@ -117,14 +119,38 @@ func nodeToken(cmd *cobra.Command, p *node.Person, spec *node.TokenSpec, signer 
 	if !known {
 		return fmt.Errorf("this cluster has no region %q: `perigee region ls` lists those it has, `perigee region add %s --at LAT,LON` adds it", spec.Region, spec.Region)
 	}
-	s, err := p.Status(cmd.Context())
-	if err != nil {
-		return err
+	if signer == "auto" {
+		if signer, err = autoSigner(cmd.Context(), p); err != nil {
+			return err
+		}
 	}
-	if signer == "yes" || signer == "auto" && s.Signers < wantedSigners {
+	if signer == "yes" {
 		spec.Roles = append(spec.Roles, perigee.RoleSigner, perigee.RoleIssuer)
 	}
 	return nil
+}
+
+// autoSigner says whether the cluster has fewer signers than it should, those counted that open tokens
+// will make.
+func autoSigner(ctx context.Context, p *node.Person) (string, error) {
+	s, err := p.Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	tokens, err := p.Tokens(ctx)
+	if err != nil {
+		return "", err
+	}
+	n := s.Signers
+	for _, k := range tokens {
+		if slices.Contains(k.Roles, perigee.RoleSigner) && k.Redeemed == "" && !k.Revoked && time.Now().Before(k.Expires) {
+			n++
+		}
+	}
+	if n < wantedSigners {
+		return "yes", nil
+	}
+	return "no", nil
 }
 
 func newTokenLs(t *target) *cobra.Command {
@@ -147,6 +173,8 @@ func newTokenLs(t *target) *cobra.Command {
 				switch {
 				case k.Revoked:
 					state = "revoked"
+				case k.KeyRevoked:
+					state = "used by " + k.Redeemed + ", since revoked"
 				case k.Redeemed != "":
 					state = "used by " + k.Redeemed
 				case time.Now().After(k.Expires):
