@@ -120,6 +120,7 @@ bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, roo
 
 .PHONY: bench-placement
 bench-placement: ## where code runs and which node serves: the choice, simulated worlds
+	go run ./internal/sim/placement/bench
 	go run ./internal/sim/routing/bench
 	go run ./internal/sim/residency/bench
 	PERIGEE_FIGURES=1 go test -count=1 -run '^TestRealPrefixes$$' -v ./edgeproxy/dns | sed -n 's/^ *FIGURE //p'

@@ -50,6 +50,16 @@ var BuiltinRegions = sync.OnceValue(func() *Regions {
 	return NewRegions(infos)
 })
 
+// Equal reports whether two catalogues say the same.
+func (c *Regions) Equal(other *Regions) bool {
+	if c == nil || other == nil {
+		return c == other
+	}
+	return c == other || maps.EqualFunc(c.byCode, other.byCode, func(a, b RegionInfo) bool {
+		return a.Code == b.Code && a.City == b.City && a.Country == b.Country && a.Point == b.Point && slices.Equal(a.Groups, b.Groups)
+	})
+}
+
 // NewRegions builds a catalogue. A later entry replaces an earlier one of the same code.
 func NewRegions(infos []RegionInfo) *Regions {
 	c := &Regions{byCode: make(map[Region]RegionInfo, len(infos)), groups: map[string]bool{}}

@@ -197,7 +197,7 @@ func (f *fetching) look(now time.Time) {
 	if fn == nil || fn.Live.ID != f.rev.ID {
 		return
 	}
-	others := slices.DeleteFunc(slices.Clone(f.r.plans.at(view).of(fn).Holders), func(id perigee.NodeID) bool {
+	others := slices.DeleteFunc(slices.Clone(f.r.plans.at(view).Plan(fn).Holders), func(id perigee.NodeID) bool {
 		p := view.Observed.Nodes[id]
 		return id == f.r.self().ID || slices.Contains(holders, id) || p == nil || p.State != perigee.NodeAlive
 	})

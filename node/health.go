@@ -112,7 +112,7 @@ func (n *Node) starting(v *perigee.View) error {
 			continue
 		}
 		id := fn.Live.ID
-		if want := wanted(plans.of(fn), n.ID()); shown[id] < want && n.rep.lastError(id) == nil {
+		if want := wanted(plans.Plan(fn), n.ID()); shown[id] < want && n.rep.lastError(id) == nil {
 			return fmt.Errorf("function %s is not %s here yet", name, want)
 		}
 	}

@@ -277,13 +277,14 @@ func (n *Node) allow(c perigee.NodeClaims) error {
 // planner or the router must break one node at most.
 func (n *Node) readRecords(d *perigee.Desired, functions []string) {
 	o := &perigee.Observed{Nodes: map[perigee.NodeID]*perigee.Peer{n.ID(): {NodeClaims: n.Claims(), State: perigee.NodeAlive}}}
-	planner := placement.NewPlanner(&perigee.View{Desired: d, Observed: o})
+	v := &perigee.View{Desired: d, Observed: o}
+	planner, rollouts := placement.NewPlanner(v), placement.NewRollouts(v)
 	for _, name := range functions {
 		fn := d.Functions[name]
 		if fn == nil {
 			continue
 		}
-		placement.NewRollout(fn, planner.Plan(fn), o.Nodes)
+		rollouts.Of(fn, planner.Plan(fn), "")
 		for _, r := range fn.Routes(d.Domain) {
 			d.Lookup(r.Host, r.Path)
 		}

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"maps"
 	"slices"
 	"sync"
 
@@ -9,52 +8,26 @@ import (
 	"github.com/perigee-edge/perigee/placement"
 )
 
-// plans keeps the plans of all functions until something changes that a plan depends on. The View
-// changes many times a second, mostly by load, of which plans know nothing.
+// plans keeps the plans of all functions and carries them on from View to View. The View changes many
+// times a second, mostly by load, of which plans know nothing.
 type plans struct {
-	mu   sync.Mutex // guards last
-	last *planSet
-}
-
-// planSet is the plans that belong to one state of the cluster.
-type planSet struct {
-	view    *perigee.View
-	planner *placement.Planner
-
-	mu     sync.Mutex // guards byName
-	byName map[string]placement.Plan
+	mu    sync.Mutex // guards what follows
+	view  *perigee.View
+	fleet *placement.Fleet
 }
 
 // at returns the plans for a View.
-func (p *plans) at(v *perigee.View) *planSet {
+func (p *plans) at(v *perigee.View) *placement.Fleet {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.last == nil || !samePlans(p.last.view, v) {
-		p.last = &planSet{view: v, planner: placement.NewPlanner(v), byName: map[string]placement.Plan{}}
+	switch {
+	case p.view == nil:
+		p.fleet = placement.NewFleet(v)
+	case p.view.Desired != v.Desired || p.view.Observed != v.Observed:
+		p.fleet = p.fleet.Next(v)
 	}
-	return p.last
-}
-
-// of returns the plan of a function of the View. It is shared and must not be changed.
-func (s *planSet) of(fn *perigee.Function) placement.Plan {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	plan, ok := s.byName[fn.Name]
-	if !ok {
-		plan = s.planner.Plan(fn)
-		s.byName[fn.Name] = plan
-	}
-	return plan
-}
-
-// samePlans reports whether two Views lead to the same plans.
-func samePlans(a, b *perigee.View) bool {
-	if a.Desired != b.Desired {
-		return false
-	}
-	return a.Observed == b.Observed || maps.EqualFunc(a.Observed.Nodes, b.Observed.Nodes, func(p, q *perigee.Peer) bool {
-		return p == q || p.State == q.State && p.Draining == q.Draining && p.Full == q.Full && (!p.Full || maps.Equal(p.Revisions, q.Revisions)) && p.Region == q.Region && p.Zone == q.Zone && maps.Equal(p.Labels, q.Labels)
-	})
+	p.view = v
+	return p.fleet
 }
 
 // wanted returns what the plan wants of a node: Warm, Held, or Absent for one that is no holder.

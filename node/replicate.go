@@ -173,7 +173,7 @@ func (r *replicator) step(now time.Time, thorough bool) {
 	missing := 0
 	_, full := r.disk.state()
 	for _, fn := range view.Desired.Functions {
-		plan := plans.of(fn)
+		plan := plans.Plan(fn)
 		mine := r.rollouts.on(view, fn, r.self().ID)
 		if mine != fn {
 			r.aimNext(fn, plan, aims, now)
@@ -287,13 +287,13 @@ func (r *replicator) neededHere(view *perigee.View) bool {
 		if h == nil {
 			continue
 		}
-		others := plans.of(fn).Holders
+		others := plans.Plan(fn).Holders
 		if len(others) == 0 || slices.Contains(others, r.self().ID) {
 			continue // nobody else may have it, or this node does not drain
 		}
 		if !slices.ContainsFunc(others, func(id perigee.NodeID) bool {
 			p := view.Observed.Nodes[id]
-			return p != nil && p.Revisions[fn.Live.ID] >= wanted(plans.of(fn), id)
+			return p != nil && p.Revisions[fn.Live.ID] >= wanted(plans.Plan(fn), id)
 		}) {
 			return true
 		}

@@ -171,7 +171,7 @@ func TestHeld(t *testing.T) {
 	s.want("without requests", rev.ID, perigee.Held)
 	s.wantStored("held", p)
 	fn := s.View().Desired.Functions["a"]
-	if st := s.functionStatus(s.View(), fn, s.plans.at(s.View()).of(fn)); !st.Ready() || st.Holders[0].Wanted != perigee.Held {
+	if st := s.functionStatus(s.View(), fn, s.plans.at(s.View()).Explain(fn)); !st.Ready() || st.Holders[0].Wanted != perigee.Held {
 		t.Errorf("held as planned: %+v", st.Holders)
 	}
 
@@ -537,12 +537,12 @@ func TestPlansKept(t *testing.T) {
 	if p.at(s.View()) != first {
 		t.Error("load changed the plans")
 	}
-	if plan := first.of(s.View().Desired.Functions["a"]); wanted(plan, s.ID()) != perigee.Warm || wanted(plan, "x") != perigee.Absent {
+	if plan := first.Plan(s.View().Desired.Functions["a"]); wanted(plan, s.ID()) != perigee.Warm || wanted(plan, "x") != perigee.Absent {
 		t.Errorf("plan %+v", plan)
 	}
 	s.gossip.SetRow(func(r *perigee.Row) { r.Draining = true })
 	second := p.at(s.View())
-	if second == first || len(second.of(s.View().Desired.Functions["a"]).Holders) > 0 {
+	if second == first || len(second.Plan(s.View().Desired.Functions["a"]).Holders) > 0 {
 		t.Error("a node that drains is still planned")
 	}
 	s.gossip.SetRow(func(r *perigee.Row) { r.Draining = false })

@@ -20,16 +20,17 @@ type rollouts struct {
 
 // rolloutSet is the rollouts of one state of the cluster. It is not changed.
 type rolloutSet struct {
-	desired *perigee.Desired
-	byName  map[string]*placement.Rollout
+	view   *perigee.View
+	all    *placement.Rollouts
+	byName map[string]*placement.Rollout
 }
 
 // refresh computes them anew.
 func (r *rollouts) refresh(v *perigee.View) {
-	set := &rolloutSet{desired: v.Desired, byName: map[string]*placement.Rollout{}}
+	set := &rolloutSet{view: v, all: placement.NewRollouts(v), byName: map[string]*placement.Rollout{}}
 	plans := r.plans.at(v)
 	for name, fn := range v.Desired.Functions {
-		if ro := placement.NewRollout(fn, plans.of(fn), v.Observed.Nodes); ro != nil {
+		if ro := set.all.Of(fn, plans.Plan(fn), ""); ro != nil {
 			set.byName[name] = ro
 		}
 	}
@@ -38,10 +39,18 @@ func (r *rollouts) refresh(v *perigee.View) {
 
 // of returns how far a function of the View is; nil = its live revision runs everywhere.
 func (r *rollouts) of(v *perigee.View, fn *perigee.Function) *placement.Rollout {
-	if set := r.last.Load(); set != nil && set.desired == v.Desired {
+	if set := r.last.Load(); set != nil && set.view.Desired == v.Desired {
 		return set.byName[fn.Name]
 	}
-	return placement.NewRollout(fn, r.plans.at(v).of(fn), v.Observed.Nodes) // a deploy came this very moment
+	return r.said(v).Of(fn, r.plans.at(v).Plan(fn), "") // a deploy came this very moment
+}
+
+// said returns what the nodes of a View say, which need not be read again if it was.
+func (r *rollouts) said(v *perigee.View) *placement.Rollouts {
+	if set := r.last.Load(); set != nil && set.view.Observed == v.Observed && set.view.Desired == v.Desired {
+		return set.all
+	}
+	return placement.NewRollouts(v)
 }
 
 // on returns a function as a node is to run it; nil = not at all.
@@ -56,13 +65,7 @@ func (r *rollouts) on(v *perigee.View, fn *perigee.Function, id perigee.NodeID) 
 // proven reports whether a function's live revision passed elsewhere, so that a node which gets it only
 // now need not try it.
 func (r *rollouts) proven(v *perigee.View, fn *perigee.Function, self perigee.NodeID) bool {
-	others := make(map[perigee.NodeID]*perigee.Peer, len(v.Observed.Nodes))
-	for id, p := range v.Observed.Nodes {
-		if id != self {
-			others[id] = p
-		}
-	}
-	ro := placement.NewRollout(fn, r.plans.at(v).of(fn), others)
+	ro := r.said(v).Of(fn, r.plans.at(v).Plan(fn), self)
 	return ro == nil || ro.Stage == placement.StageAll
 }
 

@@ -73,7 +73,7 @@ func (n *Node) functions() []FunctionStatus {
 	plans := n.plans.at(v)
 	out := []FunctionStatus{}
 	for _, fn := range v.Desired.Functions {
-		out = append(out, n.functionStatus(v, fn, plans.of(fn)))
+		out = append(out, n.functionStatus(v, fn, plans.Explain(fn)))
 	}
 	slices.SortFunc(out, func(a, b FunctionStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return out
@@ -87,7 +87,7 @@ func (n *Node) serveFunction(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusNotFound, apiError{Error: "no function " + name, Heads: n.gossip.Heads(name)})
 		return
 	}
-	s := n.functionStatus(v, fn, n.plans.at(v).of(fn))
+	s := n.functionStatus(v, fn, n.plans.at(v).Explain(fn))
 	s.Revisions = n.revisionStatus(v, fn)
 	writeJSON(w, http.StatusOK, s)
 }

@@ -1,11 +1,8 @@
 package placement
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -14,175 +11,103 @@ import (
 // draft is the plan of one function while it is being made.
 type draft struct {
 	*Planner
+	*shape
 	fn     *perigee.Function
-	policy *perigee.Policy
-	rules  rules
-	hash   uint64 // of the function's name
-	prefer []perigee.Term
 	target *target
-	barred map[perigee.NodeID]bool // nodes that hold their share already; nil = none
 
+	demands  []demand // of the shape, counted again where a disk is full
 	seats    []seat
-	holders  []*seat // the seats taken, in that order
-	inRegion []int   // how many of them, by member.region
-	inZone   []int   // and by member.zone
-	capped   bool    // max kept a seat from being taken
+	holders  []*holder // in the order in which they were taken
+	inRegion []int32   // how many of them, by member.region
+	inZone   []int32   // and by member.zone
+	capped   bool      // max kept a seat from being taken
 
 	unsatisfied []string
 	relaxed     []string
 }
 
-// seat is a node that is in service and allowed, with its place in the order of choice.
+// seat is a node that is in service and allowed, with its place in the order of choice. There is one for
+// each function and node, so it is small.
 type seat struct {
 	*member
-	tier   int // the first entry of prefer that it is in; their number if it is in none
-	near   int // how far it is from the target of near, in powers of two; 0 = within a millisecond, or no target
-	score  uint64
-	barred bool
-	taken  bool
+	score        uint64
+	index        int32 // among the seats
+	region, zone int32 // those of the member, at hand
+	tier         int32 // the first entry of prefer that it is in; their number if it is in none
+	near         int8  // how far it is from the target of near, in powers of two; 0 = within a millisecond, or no target
+	taken        bool
+}
+
+// holder is a seat that was taken.
+type holder struct {
+	*seat
 	warm   bool
-	reason Reason // if taken
+	ask    int16 // the number of the demand it was taken for; -1 = none
+	reason Reason
 	rule   string
 }
 
 // room is what drafts use again, one after the other.
 type room struct {
 	seats            []seat
-	inRegion, inZone []int
-	standing         []exclusion // by region, for rules that name neither nodes nor labels
-	tiers            []int       // likewise
+	inRegion, inZone []int32
+	shapes           map[string]*shape  // by policy
+	rulings          map[string]*ruling // likewise
 }
 
-func newDraft(pl *Planner, fn *perigee.Function, barred map[perigee.NodeID]bool, at *room) *draft {
-	p := fn.Policy()
+func newDraft(pl *Planner, fn *perigee.Function, at *room) *draft {
 	d := &draft{
-		Planner: pl, fn: fn, policy: p, rules: compile(p, pl.catalogue, nil), hash: hashName(fn.Name), barred: barred,
+		Planner: pl, fn: fn, shape: pl.shapeOf(fn.Policy(), at), target: pl.target(fn),
 		inRegion: cleared(&at.inRegion, pl.regionCount), inZone: cleared(&at.inZone, pl.zoneCount),
 	}
-	d.prefer, _, _ = parseTerms(p.Prefer, nil)
-	d.target = pl.target(fn)
 	d.seats = at.seats[:0]
-	regional := d.rules.regional() && !slices.ContainsFunc(d.prefer, func(t perigee.Term) bool { return t.Place == "" })
-	if regional {
-		at.standing, at.tiers = at.standing[:0], at.tiers[:0]
-		for _, region := range pl.regions {
-			n := perigee.NodeClaims{Region: region}
-			at.standing = append(at.standing, d.rules.excludes(n))
-			at.tiers = append(at.tiers, tierOf(d.prefer, n, d.rules.regions))
-		}
-	}
-	for i := range pl.members {
-		m := &pl.members[i]
-		if m.revoked || !m.routable || d.noRoom(m) {
+	hash := hashName(fn.Name)
+	for i := range d.shape.open {
+		s := d.shape.open[i]
+		if noRoom(s.member, fn) {
 			continue
 		}
-		s := seat{member: m}
-		if regional {
-			if at.standing[m.region] != nothing {
-				continue
-			}
-			s.tier = at.tiers[m.region]
-		} else {
-			if d.rules.excludes(m.NodeClaims) != nothing {
-				continue
-			}
-			s.tier = tierOf(d.prefer, m.NodeClaims, d.rules.regions)
+		s.score = s.member.score(hash)
+		if d.target != nil {
+			s.near = int8(d.target.bucket(s.member))
 		}
-		s.near, s.score, s.barred = d.target.bucket(m), m.score(d.hash), barred[m.ID]
 		d.seats = append(d.seats, s)
 	}
 	at.seats = d.seats
+	d.demands = d.shape.demands
+	if d.roomless() {
+		d.demands = recount(d.demands, d.seats)
+	}
 	return d
 }
 
-// noRoom reports whether the node's disk is full: then it keeps what it has, and takes nothing new.
-func (d *draft) noRoom(m *member) bool {
-	return m.Full && d.fn.Live != nil && m.Revisions[d.fn.Live.ID] == perigee.Absent
+// roomless reports whether full disks keep nodes from holding the function that may otherwise.
+func (d *draft) roomless() bool { return len(d.seats) < len(d.shape.open) }
+
+// noRoom reports whether a node's disk is full: then it keeps what it has, and takes nothing new.
+func noRoom(m *member, fn *perigee.Function) bool {
+	return m.Full && fn.Live != nil && m.Revisions[fn.Live.ID] == perigee.Absent
 }
 
 // cleared returns n zeros in the room of *s.
-func cleared(s *[]int, n int) []int {
+func cleared(s *[]int32, n int) []int32 {
 	if cap(*s) < n {
-		*s = make([]int, n)
+		*s = make([]int32, n)
 	}
 	*s = (*s)[:n]
 	clear(*s)
 	return *s
 }
 
-// tierOf returns the index of the first entry of prefer that the node is in, or their number.
-func tierOf(prefer []perigee.Term, n perigee.NodeClaims, regions *perigee.Regions) int {
-	for i, t := range prefer {
-		if t.Matches(n, regions) {
-			return i
-		}
-	}
-	return len(prefer)
-}
-
-// demand asks for holders in a place of the manifest: pin and callers for one, warm for n that are
-// kept warm.
-type demand struct {
-	rule   string // as the manifest spells it
-	text   string // the place
-	terms  []perigee.Term
-	reason Reason
-	n      int
-	open   int // seats in the place
-}
-
-// hard reports that the demand is for a holder, warm or not.
-func (dm *demand) hard() bool { return dm.reason != ReasonKeptWarm }
-
-// demands lists what pin, callers and warm ask for. Narrow places come first, so that their holders
-// count for the wider ones they lie in; that way no holder more than needed is taken.
-func (d *draft) demands() []demand {
-	var list []demand
-	add := func(dm demand, places ...string) {
-		for _, place := range places {
-			t, err := perigee.ParseTerm(place)
-			if err != nil {
-				t = perigee.Term{Place: place} // no node is there
-			}
-			dm.terms = append(dm.terms, t)
-		}
-		dm.text = strings.Join(places, ", ")
-		list = append(list, dm)
-	}
-	for _, place := range d.policy.Pin {
-		add(demand{rule: d.rules.text(byPin), reason: ReasonPinned, n: 1}, place)
-	}
-	for i := range d.policy.Callers {
-		add(demand{rule: "callers = [" + spellCaller(&d.policy.Callers[i]) + "]", reason: ReasonForCallers, n: 1}, d.policy.Callers[i].Run...)
-	}
-	for _, place := range slices.Sorted(maps.Keys(d.policy.Warm)) {
-		n := d.policy.Warm[place]
-		add(demand{rule: spellWarm(place, n), reason: ReasonKeptWarm, n: n}, place)
-	}
-	for i := range list {
-		for k := range d.seats {
-			if d.in(d.seats[k].NodeClaims, &list[i]) {
-				list[i].open++
-			}
-		}
-	}
-	slices.SortStableFunc(list, func(a, b demand) int { // pins stand before callers and those before warm
-		return cmp.Compare(a.open, b.open)
-	})
-	return list
-}
-
-func (d *draft) in(n perigee.NodeClaims, dm *demand) bool { return d.rules.inAny(dm.terms, n) }
-
 // seatDemands gives each place that the policy names its holders. Holders that are there already are
 // counted, and warmed, before others are added.
 func (d *draft) seatDemands() {
-	list := d.demands()
+	list := d.demands
 	for i := range list {
 		dm := &list[i]
 		have := 0
 		for _, s := range d.holders {
-			if d.in(s.NodeClaims, dm) && (dm.hard() || s.warm || have < dm.n) {
+			if dm.has(s.seat) && (dm.hard() || s.warm || have < dm.n) {
 				s.warm = s.warm || !dm.hard()
 				have++
 			}
@@ -192,12 +117,12 @@ func (d *draft) seatDemands() {
 			if !dm.hard() {
 				reserve = d.reserve(dm, list[i:])
 			}
-			s := d.take(func(s *seat) bool { return d.in(s.NodeClaims, dm) }, dm.reason, dm.rule, reserve)
+			s := d.take(dm.has, dm.reason, dm.rule, reserve)
 			if s == nil {
 				d.lacks(dm, have)
 				break
 			}
-			s.warm = !dm.hard()
+			s.warm, s.ask = !dm.hard(), dm.ask
 		}
 	}
 }
@@ -210,7 +135,7 @@ func (d *draft) reserve(dm *demand, rest []demand) (n int) {
 	}
 	for i := range rest {
 		pin := &rest[i]
-		if pin.hard() && pin.open > 0 && !d.covers(pin, dm) && !slices.ContainsFunc(d.holders, func(s *seat) bool { return d.in(s.NodeClaims, pin) }) {
+		if pin.hard() && pin.open > 0 && !d.covers(pin, dm) && !slices.ContainsFunc(d.holders, func(s *holder) bool { return pin.has(s.seat) }) {
 			n++
 		}
 	}
@@ -220,7 +145,7 @@ func (d *draft) reserve(dm *demand, rest []demand) (n int) {
 // covers reports whether all seats of inner are in outer.
 func (d *draft) covers(outer, inner *demand) bool {
 	for i := range d.seats {
-		if n := d.seats[i].NodeClaims; d.in(n, inner) && !d.in(n, outer) {
+		if s := &d.seats[i]; inner.has(s) && !outer.has(s) {
 			return false
 		}
 	}
@@ -244,7 +169,7 @@ func (d *draft) seatBase() {
 			break
 		}
 		switch n := len(d.policy.Prefer); {
-		case n > 0 && s.tier < n:
+		case n > 0 && int(s.tier) < n:
 			s.reason, s.rule = ReasonWanted, spell("prefer", d.policy.Prefer)
 		case d.target != nil:
 			s.reason, s.rule = ReasonNear, "near = \""+d.policy.Near+"\""
@@ -257,17 +182,17 @@ func (d *draft) seatBase() {
 
 // survivors returns the counts that survive is about, and the place of a seat among them; nil if any
 // two nodes will do.
-func (d *draft) survivors() (counts *[]int, of func(*seat) int) {
+func (d *draft) survivors() (counts *[]int32, of func(*seat) int32) {
 	switch d.policy.Survive {
 	case perigee.SurviveZone:
-		return &d.inZone, func(s *seat) int { return s.zone }
+		return &d.inZone, func(s *seat) int32 { return s.zone }
 	case perigee.SurviveRegion:
-		return &d.inRegion, func(s *seat) int { return s.region }
+		return &d.inRegion, func(s *seat) int32 { return s.region }
 	}
 	return nil, nil
 }
 
-func distinct(counts []int) (n int) {
+func distinct(counts []int32) (n int) {
 	for _, c := range counts {
 		if c > 0 {
 			n++
@@ -278,12 +203,16 @@ func distinct(counts []int) (n int) {
 
 // take makes a holder of the best free seat that fits, nil for any, and returns it; nil if there is
 // none or max, less a reserve, is reached.
-func (d *draft) take(fits func(*seat) bool, reason Reason, rule string, reserve int) *seat {
+func (d *draft) take(fits func(*seat) bool, reason Reason, rule string, reserve int) *holder {
 	var best *seat
+	var least uint64
 	for i := range d.seats {
 		s := &d.seats[i]
-		if !s.taken && (best == nil || d.before(s, best)) && (fits == nil || fits(s)) {
-			best = s
+		if s.taken || fits != nil && !fits(s) {
+			continue
+		}
+		if rank := d.rank(s); best == nil || rank < least || rank == least && s.precedes(best) {
+			best, least = s, rank
 		}
 	}
 	if best == nil {
@@ -293,30 +222,23 @@ func (d *draft) take(fits func(*seat) bool, reason Reason, rule string, reserve 
 		d.capped = true
 		return nil
 	}
-	best.taken, best.reason, best.rule = true, reason, rule
-	d.holders = append(d.holders, best)
+	best.taken = true
+	h := &holder{seat: best, ask: -1, reason: reason, rule: rule}
+	d.holders = append(d.holders, h)
 	d.inRegion[best.region]++
 	d.inZone[best.zone]++
-	return best
+	return h
 }
 
-// before is the order of choice; it is total, since IDs differ.
-func (d *draft) before(a, b *seat) bool {
-	switch {
-	case a.barred != b.barred:
-		return b.barred
-	case a.tier != b.tier:
-		return a.tier < b.tier
-	case a.near != b.near:
-		return a.near < b.near
-	case a.zone != b.zone && d.inZone[a.zone] != d.inZone[b.zone]:
-		return d.inZone[a.zone] < d.inZone[b.zone]
-	case a.region != b.region && d.inRegion[a.region] != d.inRegion[b.region]:
-		return d.inRegion[a.region] < d.inRegion[b.region]
-	case a.score != b.score:
-		return a.score > b.score
-	}
-	return a.ID < b.ID
+// rank is the order of choice, lowest first: the earlier entry of prefer, the nearer to the target, the
+// less used zone, the less used region. Seats of one rank go by precedes.
+func (d *draft) rank(s *seat) uint64 {
+	return uint64(s.tier)<<48 | uint64(s.near)<<40 | uint64(d.inZone[s.zone])<<20 | uint64(d.inRegion[s.region])
+}
+
+// precedes is total, since IDs differ.
+func (s *seat) precedes(other *seat) bool {
+	return s.score > other.score || s.score == other.score && s.ID < other.ID
 }
 
 // plan writes down what was decided.
@@ -358,13 +280,13 @@ func (d *draft) verdicts() []Verdict {
 }
 
 func (d *draft) seated(v *Verdict, s *seat) {
-	*v = Verdict{Node: s.ID, Region: s.Region, Zone: s.Zone, State: s.State, Chosen: s.taken, Warm: s.warm, Reason: s.reason, Rule: s.rule}
+	*v = Verdict{Node: s.ID, Region: s.Region, Zone: s.Zone, State: s.State, Chosen: s.taken}
 	switch {
 	case s.taken:
+		h := d.holders[slices.IndexFunc(d.holders, func(h *holder) bool { return h.seat == s })]
+		v.Warm, v.Reason, v.Rule = h.warm, h.reason, h.rule
 	case d.capped:
 		v.Reason, v.Rule = ReasonOverMax, fmt.Sprintf("max = %d", d.policy.Max)
-	case s.barred:
-		v.Reason = ReasonFull
 	default:
 		v.Reason = ReasonNotNeeded
 	}

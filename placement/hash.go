@@ -1,7 +1,5 @@
 package placement
 
-import "github.com/perigee-edge/perigee"
-
 // Rendezvous hashing: each function orders all nodes by a hash of both names and takes the first
 // ones. When a node leaves, only the functions it held move; every node computes the same order
 // without asking anybody. The function below is part of the protocol: nodes of different releases
@@ -12,27 +10,28 @@ const (
 	fnvPrime  = 1099511628211
 )
 
-// hashName starts a hash with the function's name (FNV-1a, 64 bits).
-func hashName(function string) uint64 {
+// hashName hashes the name of a function or of a node (FNV-1a, 64 bits).
+func hashName(name string) uint64 {
 	h := uint64(fnvOffset)
-	for i := range len(function) {
-		h = (h ^ uint64(function[i])) * fnvPrime
+	for i := range len(name) {
+		h = (h ^ uint64(name[i])) * fnvPrime
 	}
-	return h * fnvPrime // a zero byte ends the name
+	return h
 }
 
-// score ends it with the node's. FNV-1a mixes the last bytes little, and node names differ in
-// their last bytes, so the finaliser of SplitMix64 follows.
-func score(h uint64, node perigee.NodeID) uint64 {
-	for i := range len(node) {
-		h = (h ^ uint64(node[i])) * fnvPrime
-	}
-	return mix(h)
-}
+// score mixes a function's hash with a node's. FNV-1a mixes the last bytes little, and names differ in
+// their last bytes, so each is multiplied before and the finaliser of SplitMix64 follows.
+func score(function, node uint64) uint64 { return mix(function*mixFirst ^ node*mixSecond) }
+
+// The constants of SplitMix64's finaliser.
+const (
+	mixFirst  = 0xbf58476d1ce4e5b9
+	mixSecond = 0x94d049bb133111eb
+)
 
 // mix is the finaliser of SplitMix64.
 func mix(h uint64) uint64 {
-	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
-	h = (h ^ h>>27) * 0x94d049bb133111eb
+	h = (h ^ h>>30) * mixFirst
+	h = (h ^ h>>27) * mixSecond
 	return h ^ h>>31
 }

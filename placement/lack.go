@@ -17,7 +17,7 @@ func (d *draft) lacks(dm *demand, have int) {
 	var absent []string
 	for i := range d.members {
 		m := &d.members[i]
-		if d.in(m.NodeClaims, dm) && !d.isSeat(m) {
+		if d.rules.inAny(dm.terms, m.NodeClaims) && !d.isSeat(m) {
 			absent = append(absent, fmt.Sprintf("%s is %s", m.ID, condition(d.unseated(m))))
 		}
 	}
@@ -39,7 +39,7 @@ func (d *draft) complain(hard bool, what string) {
 
 // isSeat reports whether the node can hold the function.
 func (d *draft) isSeat(m *member) bool {
-	return !m.revoked && m.routable && !d.noRoom(m) && d.rules.excludes(m.NodeClaims) == nothing
+	return !m.revoked && m.routable && !noRoom(m, d.fn) && d.rules.excludes(m.NodeClaims) == nothing
 }
 
 // lacksSurvive notes that the holders are in fewer places than survive asks for.

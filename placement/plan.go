@@ -30,6 +30,7 @@ type Planner struct {
 	regions     []perigee.Region             // by member.region
 	regionCount int                          // member.region is below it
 	zoneCount   int                          // member.zone is below it
+	full        bool                         // the disk of some node is
 }
 
 // member is a node with numbers in place of the names of its region and zone.
@@ -38,7 +39,8 @@ type member struct {
 	revoked      bool
 	routable     bool
 	region, zone int
-	weight       int // how many shares of work it gets, compared with others
+	weight       int    // how many shares of work it gets, compared with others
+	hash         uint64 // of its ID
 }
 
 // maxWeight bounds how many times more functions a large node holds than a small one.
@@ -51,7 +53,7 @@ func weightOf(p *perigee.Peer) int {
 
 // score is the node's place in the order of a function: the best of as many draws as it has shares.
 func (m *member) score(function uint64) uint64 {
-	best := score(function, m.ID)
+	best := score(function, m.hash)
 	for i := 1; i < m.weight; i++ {
 		best = max(best, mix(best+uint64(i)))
 	}
@@ -79,6 +81,7 @@ func newPlanner(nodes map[perigee.NodeID]*perigee.Peer, revoked map[perigee.Node
 	pl := &Planner{members: make([]member, 0, len(nodes)), catalogue: regions}
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
 		p := nodes[id]
+		pl.full = pl.full || p.Full
 		pl.members = append(pl.members, member{
 			Peer:     p,
 			revoked:  revoked[id],
@@ -86,6 +89,7 @@ func newPlanner(nodes map[perigee.NodeID]*perigee.Peer, revoked map[perigee.Node
 			region:   number(regionNumber, p.Region),
 			zone:     number(zoneNumber, zone{p.Region, p.Zone}),
 			weight:   weightOf(p),
+			hash:     hashName(string(id)),
 		})
 	}
 	pl.regions = make([]perigee.Region, len(regionNumber))
@@ -118,14 +122,14 @@ func number[K comparable](numbers map[K]int, key K) int {
 // Among the nodes that would do, the order is: the earlier entry of prefer, the nearer to the target of
 // near, the less used zone, the less used region, the higher rendezvous score, the ID.
 func (pl *Planner) Plan(fn *perigee.Function) Plan {
-	d := pl.draft(fn, nil, &room{})
+	d := pl.draft(fn, &room{})
 	p := d.plan()
 	p.Verdicts = d.verdicts()
 	return p
 }
 
-func (pl *Planner) draft(fn *perigee.Function, barred map[perigee.NodeID]bool, at *room) *draft {
-	d := newDraft(pl, fn, barred, at)
+func (pl *Planner) draft(fn *perigee.Function, at *room) *draft {
+	d := newDraft(pl, fn, at)
 	d.seatDemands()
 	d.seatBase()
 	return d

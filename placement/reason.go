@@ -44,7 +44,6 @@ const (
 	ReasonRevoked    Reason = "revoked"
 	ReasonOverMax    Reason = "over-max"
 	ReasonNotNeeded  Reason = "not-needed"
-	ReasonFull       Reason = "full-share"
 )
 
 // ReasonNoCopy is why an allowed node is no candidate for a request.
@@ -98,8 +97,6 @@ func (r Reason) Text() string {
 		return "nearest to what the function should be near to"
 	case ReasonNoCopy:
 		return "it has no copy of the bundle"
-	case ReasonFull:
-		return "it holds its share of functions already"
 	case ReasonNotAllowed:
 		return "a hard rule excludes it"
 	case ReasonDown:

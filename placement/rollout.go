@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -48,14 +49,38 @@ const (
 // RolloutAll is the value of Function.Rollout that skips the stages.
 const RolloutAll = "all"
 
-// NewRollout returns how far the live revision of a function is; nil when it runs everywhere and there
-// is nothing to watch. The plan is that of fn over the nodes.
-func NewRollout(fn *perigee.Function, plan Plan, nodes map[perigee.NodeID]*perigee.Peer) *Rollout {
+// Rollouts tells how far the rollouts of one View are. It does not change and may be used from any
+// goroutine.
+type Rollouts struct {
+	view *perigee.View
+	said map[perigee.RevisionID][]*perigee.Peer // who says anything of a revision, by ID
+}
+
+// NewRollouts reads what the nodes of a View say.
+func NewRollouts(v *perigee.View) *Rollouts {
+	all := &Rollouts{view: v, said: map[perigee.RevisionID][]*perigee.Peer{}}
+	for _, id := range slices.Sorted(maps.Keys(v.Observed.Nodes)) {
+		p := v.Observed.Nodes[id]
+		for rev := range p.Revisions {
+			all.said[rev] = append(all.said[rev], p)
+		}
+		for rev := range p.Trials {
+			if _, twice := p.Revisions[rev]; !twice {
+				all.said[rev] = append(all.said[rev], p)
+			}
+		}
+	}
+	return all
+}
+
+// Of returns how far the live revision of a function is; nil when it runs everywhere and there is nothing
+// to watch. What the node except says counts for nothing; "" = all count.
+func (all *Rollouts) Of(fn *perigee.Function, plan Plan, except perigee.NodeID) *Rollout {
 	if fn.Rollout == RolloutAll {
 		return nil
 	}
 	r := &Rollout{Live: fn.Live.ID}
-	trying := r.count(plan, nodes)
+	trying := r.count(all, fn, except)
 	pending := false
 	for _, id := range plan.Holders {
 		pending = pending || !slices.Contains(r.Passed, id)
@@ -63,7 +88,8 @@ func NewRollout(fn *perigee.Function, plan Plan, nodes map[perigee.NodeID]*perig
 	if len(plan.Holders) > 0 && !pending && len(trying) == 0 {
 		return nil
 	}
-	r.setBefore(fn, plan, nodes)
+	nodes := all.view.Observed.Nodes
+	r.setBefore(all, fn, except)
 	switch {
 	case len(r.Failed) > 0 && len(r.Failed) >= len(r.Passed):
 		r.Stage = StageStopped
@@ -79,11 +105,14 @@ func NewRollout(fn *perigee.Function, plan Plan, nodes map[perigee.NodeID]*perig
 
 // count sorts the nodes that the hard rules allow by what they say of the live revision, and returns
 // those that try it, alive or not.
-func (r *Rollout) count(plan Plan, nodes map[perigee.NodeID]*perigee.Peer) (trying []*perigee.Peer) {
-	for i := range plan.Verdicts {
-		v := &plan.Verdicts[i]
-		p := nodes[v.Node]
-		if p == nil || v.Reason == ReasonNotAllowed || v.Reason == ReasonRevoked {
+func (r *Rollout) count(all *Rollouts, fn *perigee.Function, except perigee.NodeID) (trying []*perigee.Peer) {
+	said := all.said[r.Live]
+	if len(said) == 0 {
+		return nil
+	}
+	rules := compile(fn.Policy(), all.view.Desired.Regions, nil)
+	for _, p := range said {
+		if p.ID == except || all.view.Desired.Revoked[p.ID] || rules.excludes(p.NodeClaims) != nothing {
 			continue
 		}
 		switch trial := p.Trials[r.Live]; {
@@ -117,7 +146,7 @@ func (r *Rollout) complete(plan Plan, nodes map[perigee.NodeID]*perigee.Peer, tr
 
 func canary(live perigee.RevisionID, plan Plan, nodes map[perigee.NodeID]*perigee.Peer, trying []*perigee.Peer) perigee.NodeID {
 	if len(trying) > 0 {
-		return trying[0].ID // verdicts are sorted by node
+		return trying[0].ID // they are sorted
 	}
 	for _, id := range plan.Holders {
 		if p := nodes[id]; p != nil && p.Revisions[live] >= perigee.Held {
@@ -131,10 +160,10 @@ func canary(live perigee.RevisionID, plan Plan, nodes map[perigee.NodeID]*perige
 }
 
 // setBefore finds the revision that serves where the live one does not: the last that did not fail.
-func (r *Rollout) setBefore(fn *perigee.Function, plan Plan, nodes map[perigee.NodeID]*perigee.Peer) {
+func (r *Rollout) setBefore(all *Rollouts, fn *perigee.Function, except perigee.NodeID) {
 	for _, rev := range fn.Kept {
 		older := Rollout{Live: rev.ID}
-		if older.count(plan, nodes); len(older.Failed) == 0 || len(older.Failed) < len(older.Passed) {
+		if older.count(all, fn, except); len(older.Failed) == 0 || len(older.Failed) < len(older.Passed) {
 			r.Before = rev.ID
 			f := *fn
 			f.Placement = fn.Policy() // the rules of now hold for what served before, too

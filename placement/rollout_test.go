@@ -40,6 +40,11 @@ func rolloutWorld(text string) (map[perigee.NodeID]*perigee.Peer, *perigee.Funct
 	return nodes, &perigee.Function{Name: "f", Live: live, Kept: []*perigee.Revision{old}, Placement: &perigee.Policy{Pin: []string{"eu"}}}
 }
 
+func rolloutOf(fn *perigee.Function, plan Plan, nodes map[perigee.NodeID]*perigee.Peer) *Rollout {
+	v := &perigee.View{Desired: &perigee.Desired{Regions: perigee.BuiltinRegions()}, Observed: &perigee.Observed{Nodes: nodes}}
+	return NewRollouts(v).Of(fn, plan, "")
+}
+
 // TestRollout states for each picture of a cluster which nodes run the new revision; the others run the old.
 func TestRollout(t *testing.T) {
 	holders := []string{"ams-1", "ams-2", "fra-1", "fra-2"}
@@ -70,9 +75,8 @@ func TestRollout(t *testing.T) {
 			plan := Plan{Function: "f"}
 			for _, id := range holders {
 				plan.Holders = append(plan.Holders, perigee.NodeID(id))
-				plan.Verdicts = append(plan.Verdicts, Verdict{Node: perigee.NodeID(id)})
 			}
-			r := NewRollout(fn, plan, nodes)
+			r := rolloutOf(fn, plan, nodes)
 			stage := Stage("")
 			if r != nil {
 				stage = r.Stage
@@ -100,10 +104,21 @@ func TestRollout(t *testing.T) {
 				t.Error("no text")
 			}
 			fn.Rollout = RolloutAll
-			if NewRollout(fn, plan, nodes) != nil {
+			if rolloutOf(fn, plan, nodes) != nil {
 				t.Error("not skipped")
 			}
 		})
+	}
+}
+
+// TestRolloutSkipsWhatFailed: what serves instead of a revision is the last that did not fail itself.
+func TestRolloutSkipsWhatFailed(t *testing.T) {
+	nodes, fn := rolloutWorld("fra-1:failed fra-2:held")
+	fn.Kept = []*perigee.Revision{{ID: "worse"}, fn.Kept[0]}
+	nodes["fra-2"].Trials["worse"] = perigee.TrialFailed
+	r := rolloutOf(fn, Plan{Holders: []perigee.NodeID{"fra-1", "fra-2"}}, nodes)
+	if r.Before != "old" || r.Function(fn).Live.ID != "old" {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -111,8 +126,8 @@ func TestRollout(t *testing.T) {
 func TestRolloutOfTheFirst(t *testing.T) {
 	nodes, fn := rolloutWorld("fra-1:trying fra-2:held")
 	fn.Kept = nil
-	plan := Plan{Holders: []perigee.NodeID{"fra-1", "fra-2"}, Verdicts: []Verdict{{Node: "fra-1"}, {Node: "fra-2"}}}
-	r := NewRollout(fn, plan, nodes)
+	plan := Plan{Holders: []perigee.NodeID{"fra-1", "fra-2"}}
+	r := rolloutOf(fn, plan, nodes)
 	if r.On(fn, nodes["fra-1"]) != fn || r.On(fn, nodes["fra-2"]) != nil {
 		t.Errorf("%+v", r)
 	}
@@ -123,7 +138,7 @@ func TestRolloutOfTheFirst(t *testing.T) {
 		t.Errorf("candidates %+v, refusal %+v", d.Candidates, d.Refusal)
 	}
 	nodes["fra-1"].Trials["new"] = perigee.TrialFailed
-	r = NewRollout(fn, plan, nodes)
+	r = rolloutOf(fn, plan, nodes)
 	d = Route(Demand{Function: fn, Entry: "fra-2", Rollout: r}, v, nil, v.Observed.At, 0)
 	if d.Refusal == nil || !strings.Contains(d.Refusal.Detail, "stopped: it failed on fra-1") {
 		t.Errorf("candidates %+v, refusal %+v", d.Candidates, d.Refusal)
@@ -133,8 +148,8 @@ func TestRolloutOfTheFirst(t *testing.T) {
 // TestRolloutIgnoresOutsiders: what a node says that may not run the function counts for nothing.
 func TestRolloutIgnoresOutsiders(t *testing.T) {
 	nodes, fn := rolloutWorld("fra-1:trying fra-2:held syd-1:failed")
-	plan := Plan{Holders: []perigee.NodeID{"fra-1", "fra-2"}, Verdicts: []Verdict{{Node: "fra-1"}, {Node: "fra-2"}, {Node: "syd-1", Reason: ReasonNotAllowed}}}
-	if r := NewRollout(fn, plan, nodes); r.Stage != StageOne {
+	plan := Plan{Holders: []perigee.NodeID{"fra-1", "fra-2"}}
+	if r := rolloutOf(fn, plan, nodes); r.Stage != StageOne {
 		t.Errorf("%s, want %s", r.Stage, StageOne)
 	}
 }
@@ -142,11 +157,10 @@ func TestRolloutIgnoresOutsiders(t *testing.T) {
 // TestRolloutSpreads walks every order in which nodes may pass: the new revision always gets
 // everywhere, and never runs on more nodes than the stage allows.
 func TestRolloutSpreads(t *testing.T) {
-	words := []string{"ams-1", "ams-2", "fra-1", "fra-2", "syd-1"}
+	words := []string{"ams-1", "ams-2", "fra-1", "fra-2", "lon-1"}
 	plan := Plan{}
 	for _, w := range words {
 		plan.Holders = append(plan.Holders, perigee.NodeID(w))
-		plan.Verdicts = append(plan.Verdicts, Verdict{Node: perigee.NodeID(w)})
 	}
 	for seed := range 20 {
 		says := map[string]string{}
@@ -159,7 +173,7 @@ func TestRolloutSpreads(t *testing.T) {
 				fmt.Fprintf(&text, "%s:%s ", w, says[w])
 			}
 			nodes, fn := rolloutWorld(text.String())
-			r := NewRollout(fn, plan, nodes)
+			r := rolloutOf(fn, plan, nodes)
 			var may []string
 			passed := 0
 			for _, w := range words {

@@ -40,7 +40,7 @@ func (pl *Planner) target(fn *perigee.Function) *target {
 func (pl *Planner) regionsOf(fn *perigee.Function) (regions []perigee.Region) {
 	alone := *pl
 	alone.functions = nil
-	d := newDraft(&alone, fn, nil, &room{})
+	d := newDraft(&alone, fn, &room{})
 	d.seatDemands()
 	d.seatBase()
 	for _, s := range d.holders {

@@ -33,7 +33,7 @@ func (v Verdict) Text() string {
 		return "excluded by " + v.Rule
 	case ReasonOverMax:
 		return "allowed, but not needed: " + v.Rule + " is reached"
-	case ReasonNotNeeded, ReasonFull:
+	case ReasonNotNeeded:
 		return "allowed, but not needed: " + v.Reason.Text()
 	}
 	keeps := "holds it"

@@ -155,7 +155,7 @@ func plansOf(v *perigee.View) map[string]Plan {
 	plans := make(map[string]Plan, len(v.Desired.Functions))
 	at := &room{}
 	for name, fn := range v.Desired.Functions {
-		plans[name] = pl.draft(fn, nil, at).plan()
+		plans[name] = pl.draft(fn, at).plan()
 	}
 	return plans
 }

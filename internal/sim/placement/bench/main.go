@@ -1,0 +1,35 @@
+// Bench prints the planner's figures as "name value" lines; docs/bench.md says what each means. SEED
+// chooses the worlds; it is printed to the standard error.
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/perigee-edge/perigee/internal/sim/placement"
+)
+
+func main() {
+	seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
+	if err != nil {
+		seed = rand.Uint64() >> 32
+	}
+	fmt.Fprintf(os.Stderr, "SEED=%d\n", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+
+	v := placement.World(r, 1000, 10_000)
+	fleet, full := placement.Full(v)
+	for range 4 { // the slowest counts
+		_, again := placement.Full(v)
+		full = max(full, again)
+	}
+	leave, join, function := placement.Deltas(r, v, fleet, 40)
+	fmt.Fprintf(os.Stderr, "a node leaves %v, joins %v, a function changes %v\n", leave, join, function)
+	fmt.Printf("plan_full_ms %.0f\nplan_delta_ms %.1f\n", ms(full), ms(max(leave, join, function)))
+	fmt.Printf("plan_moves_pct %.2f\n", 100*placement.Moves(placement.World(r, 100, 1000)))
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

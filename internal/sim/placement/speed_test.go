@@ -1,0 +1,26 @@
+package placement
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/perigee-edge/perigee"
+)
+
+// TestWorld checks in a world like that of the figures, but smaller, that plans which follow a change are
+// those that are made anew, and that little moves.
+func TestWorld(t *testing.T) {
+	v := World(rand.New(rand.NewPCG(1, 0)), 60, 400)
+	f, _ := Full(v)
+	gone := withNode(v, "fra-1", func(p *perigee.Peer) { p.State = perigee.NodeDead })
+	without := f.Next(gone)
+	if diff := Same(without, gone); diff != "" {
+		t.Error("a node leaves:", diff)
+	}
+	if diff := Same(without.Next(v), v); diff != "" {
+		t.Error("it returns:", diff)
+	}
+	if moves := Moves(v); moves < 1.0/60*0.9 || moves > 1.5/60 {
+		t.Errorf("%.2f %% of all holders move when one of 60 nodes leaves", 100*moves)
+	}
+}
