@@ -17,6 +17,7 @@ type answer struct {
 	settled func()        // called when the head was written
 	stall   *stall
 	altSvc  string // "" = none
+	last    bool   // the connection ends after this (HTTP/1)
 
 	status   int   // 0 = the head is not written
 	bodiless bool  // the response has no body: HEAD, 204, 304
@@ -52,6 +53,9 @@ func (a *answer) WriteHeader(status int) {
 	}
 	if a.altSvc != "" {
 		h["Alt-Svc"] = []string{a.altSvc}
+	}
+	if a.last {
+		h["Connection"] = []string{"close"}
 	}
 	a.status = status
 	a.w.WriteHeader(status)

@@ -55,6 +55,13 @@ func (c *census) leave() {
 	c.total--
 }
 
+// empty reports whether there is none.
+func (c *census) empty() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.total == 0
+}
+
 // full reports whether enter would refuse.
 func (c *census) full() bool {
 	c.mu.Lock()

@@ -66,6 +66,9 @@ type Config struct {
 	// port is told to clients (Alt-Svc). The Proxy closes it. nil = no HTTP/3.
 	OnHTTP3 net.PacketConn
 
+	// Mark begins the connection ids of HTTP/3: processes that share the port need marks of their own.
+	Mark [4]byte
+
 	ProxyProtocol []netip.Prefix // load balancers that must begin each connection with a PROXY header
 	Trusted       []netip.Prefix // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
 

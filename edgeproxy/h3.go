@@ -2,6 +2,7 @@ package edgeproxy
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -21,7 +22,6 @@ const (
 	handshakeTime  = 5 * time.Second // without a packet; twice that in all
 	handshakeRate  = 500             // a second; beyond, clients must prove their address first (Retry)
 	drainLinger    = time.Second     // for clients to notice that a connection ends, before it does
-	connectionIDs  = 8               // bytes
 	quicPacketSize = 1200            // of the first packets: what every path carries
 )
 
@@ -48,7 +48,7 @@ func newH3(p *Proxy, socket net.PacketConn) *h3 {
 	h := &h3{p: p, socket: socket, headTime: headerTimeout, draining: make(chan struct{}), running: make(chan struct{})}
 	h.conns.Add(1) // the loop of run, which adds the others
 	h.transport = &quic.Transport{
-		Conn: socket, ConnectionIDLength: connectionIDs,
+		Conn: socket, ConnectionIDGenerator: connIDs(p.cfg.Mark),
 		VerifySourceAddress: func(net.Addr) bool { return !shake.Allow() },
 		ConnContext: func(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
 			if p.census.full() { // the address is not proven yet, so it is not counted
@@ -85,6 +85,18 @@ func (h *h3) quicConfig() *quic.Config {
 		InitialPacketSize: quicPacketSize,
 		Allow0RTT:         false, // what is sent in it can be sent again by anybody who saw it
 	}
+}
+
+// connIDs makes connection ids: the mark of the process, by which packets find it while another takes
+// over its port, and 8 bytes by chance.
+type connIDs [4]byte
+
+func (m connIDs) ConnectionIDLen() int { return len(m) + 8 }
+
+func (m connIDs) GenerateConnectionID() (quic.ConnectionID, error) {
+	b := make([]byte, m.ConnectionIDLen())
+	_, _ = rand.Read(b[copy(b, m[:]):]) // never fails
+	return quic.ConnectionIDFromBytes(b), nil
 }
 
 // run serves until ctx ends, and cuts off what is under way then.

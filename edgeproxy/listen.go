@@ -66,7 +66,7 @@ func (p *Proxy) listen(l listener) error {
 	} else {
 		err = l.server.Serve(l.Listener)
 	}
-	if errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, http.ErrServerClosed) || p.draining.Load() && errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve %s: %w", l.Addr(), err)

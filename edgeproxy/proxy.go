@@ -177,6 +177,16 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return errors.Join(err, p.awaitHandlers())
 }
 
+// pause waits, unless ctx ends before.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 func (p *Proxy) awaitHandlers() error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), endTime, errors.New("requests did not end after they were canceled"))
 	defer cancel()
@@ -185,18 +195,26 @@ func (p *Proxy) awaitHandlers() error {
 	return errors.Join(p.front.wait(ctx), p.hops.wait(ctx))
 }
 
-// Drain ends service without cutting anything off: hops are refused, listeners close, connections
-// are told to go, and it waits for what is under way until ctx ends. An error means that something
+// Drain ends service without cutting anything off: hops are refused, listeners close (those of a
+// successor on the same sockets go on), connections are told to go, and it waits for what is under way until ctx ends. An error means that something
 // was, at that time. Run goes on until its own context ends.
 func (p *Proxy) Drain(ctx context.Context) error {
 	p.draining.Store(true)
 	p.hops.close()
 	var group errgroup.Group
-	for _, l := range p.listeners {
-		group.Go(func() error { return l.server.Shutdown(ctx) })
-	}
 	if p.h3 != nil {
 		group.Go(func() error { return p.h3.drain(ctx) })
+	}
+	for _, l := range p.listeners {
+		_ = l.Close() // closed twice at worst
+	}
+	// A server that shuts down closes the connections of HTTP/1 on which nothing is asked just then, while
+	// their clients may be asking. Those that are in use hear it with an answer first.
+	if !p.census.empty() {
+		pause(ctx, drainLinger)
+	}
+	for _, l := range p.listeners {
+		group.Go(func() error { return l.server.Shutdown(ctx) })
 	}
 	err := group.Wait()
 	p.front.close() // only now: connections that are ending may bring a last request

@@ -68,6 +68,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil && r.ProtoMajor < 3 && p.altSvc != "" && !passed && !p.draining.Load() && firstOfSession(r.Context()) {
 		v.answer.altSvc = p.altSvc
 	}
+	v.answer.last = r.ProtoMajor == 1 && p.draining.Load()
 	if _, has := r.Header[headerTrace]; has || p.access != nil { // else nobody would see it
 		v.trace = traceOf(r.Header)
 	}

@@ -34,6 +34,7 @@ import (
 //	POST /v1/certs/renew          order the certificate of ?name= anew (socket and operators)
 //	POST /v1/certs/import         a CertImport (socket and operators)
 //	POST /v1/drain                stop taking traffic (socket and operators)
+//	POST /v1/upgrade              have the program of ?program= take over (socket only)
 //
 // A record frame is a big-endian uint32 length and that many bytes. Errors are {"error": "…"}.
 
@@ -59,6 +60,8 @@ type Status struct {
 	Now       record.HLC        `json:"now"` // what a record signed now should carry
 	Addrs     []string          `json:"addrs"`
 	Worries   []string          `json:"worries,omitempty"` // what an operator should look at
+	PID       int               `json:"pid"`
+	Upgrade   string            `json:"upgrade,omitempty"` // why the last upgrade failed
 }
 
 // NodeStatus is one member as this node sees it.

@@ -251,6 +251,12 @@ func (c *Client) Drain(ctx context.Context) error {
 	return c.post(ctx, "/v1/drain", nil, nil)
 }
 
+// Upgrade has a program on the node's machine take over from it, and returns once that was started; ""
+// stands for the node's own, as it is on the disk now.
+func (c *Client) Upgrade(ctx context.Context, program string) error {
+	return c.post(ctx, "/v1/upgrade?program="+url.QueryEscape(program), nil, nil)
+}
+
 // Certs lists the hosts and their web certificates.
 func (c *Client) Certs(ctx context.Context) (s []CertStatus, err error) {
 	return s, c.get(ctx, "/v1/certs", &s)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
+	"github.com/perigee-edge/perigee/internal/handover"
 )
 
 // Config says what a node is and where it listens. Zero values mean the defaults named. It is not
@@ -53,6 +54,11 @@ type Config struct {
 	DrainTimeout time.Duration // for running requests at a stop; default 30 s
 	Receipt      string        // for functions that name none: "full", "region" (default) or "off"
 	Steer        string        // the most that any function may let its clients choose: "off", "prefer" or "force" (default)
+
+	// Command is the argv that starts this node again, which an upgrade needs; none: no upgrades. With
+	// "--check" after it, it says whether it would start.
+	Command     []string
+	Predecessor *handover.Predecessor // the process to take over from; nil = none
 
 	Socket  net.PacketConn // mesh socket made by the caller instead of Listen; the node closes it, also when New fails
 	OnHTTPS net.Listener   // listener made by the caller instead of HTTPS; likewise

@@ -55,6 +55,15 @@ func (d Dir) Member() bool {
 	return err == nil
 }
 
+// Check reads the files of a member and says who it is; it changes nothing.
+func (d Dir) Check() (perigee.NodeClaims, error) {
+	m, _, err := d.load()
+	if err != nil {
+		return perigee.NodeClaims{}, err
+	}
+	return m.identity.Claims(), nil
+}
+
 // membership is everything a directory says about who the node is.
 type membership struct {
 	genesisRecord []byte

@@ -28,6 +28,7 @@ func ListenMesh(addr string) (net.PacketConn, error) {
 
 // listen opens what the node listens on, so that a taken port is said before anything runs.
 func (n *Node) listen() (err error) {
+	n.inherit()
 	if n.cfg.Socket == nil {
 		if n.cfg.Socket, err = ListenMesh(n.cfg.Listen); err != nil {
 			return err

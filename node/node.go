@@ -39,6 +39,7 @@ import (
 	"github.com/perigee-edge/perigee/internal/bundle"
 	"github.com/perigee-edge/perigee/internal/digest"
 	"github.com/perigee-edge/perigee/internal/egress"
+	"github.com/perigee-edge/perigee/internal/handover"
 	"github.com/perigee-edge/perigee/internal/peerlink"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/internal/vfs"
@@ -88,6 +89,11 @@ type Node struct {
 	health    net.Listener // nil = off
 	readiness readiness
 
+	mark     handover.Mark // of this process's QUIC connections
+	upgrades chan string   // programs that are to take over; Run takes them
+	upgrade  upgradeState
+	frozen   atomic.Bool // another process has the directory; what runs here ends
+
 	ran    atomic.Bool
 	closed sync.Once
 	unlock func() // of the data directory
@@ -95,7 +101,7 @@ type Node struct {
 
 // New opens the data directory and the sockets, and wires the parts. Nothing runs yet.
 func New(cfg Config) (_ *Node, err error) {
-	n := &Node{cfg: cfg, registry: prometheus.NewRegistry()}
+	n := &Node{cfg: cfg, registry: prometheus.NewRegistry(), mark: handover.NewMark(), upgrades: make(chan string)}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -209,7 +215,7 @@ func (n *Node) wireMesh(files vfs.FS, control http.Handler, join *joinServer) er
 	n.link, err = peerlink.New(peerlink.Config{
 		Socket: n.cfg.Socket, Identity: n.m.identity, Allow: n.allow, Addr: n.addr,
 		Hops:    http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.proxy.HopHandler().ServeHTTP(w, r) }),
-		Control: control, Join: join.handler(), Admin: n.meshAdmin(),
+		Control: n.unlessFrozen(control), Join: n.unlessFrozen(join.handler()), Admin: n.unlessFrozen(n.meshAdmin()), Mark: n.mark,
 		DialTimeout: dialTimeout, StatelessResetKey: &reset, Logger: n.log, Metrics: peerlink.NewMetrics(n.registry),
 	})
 	if err != nil {
@@ -239,7 +245,7 @@ func (n *Node) wireFront(web *webSigner) error {
 	n.proxy, err = edgeproxy.New(edgeproxy.Config{
 		Self: me.ID, Region: me.Region, View: n.View, Rollout: n.rollouts.of, Local: local{n}, WarmUp: local{n}.warmUp, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, WithAccepted: peerlink.WithAccepted, Peer: peerOf,
 		Client: n.locator.Client, Measured: n.distances.observe,
-		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
+		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, Mark: n.mark, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
 		Shared: n.webCerts.forHost, Challenges: n.challenges,
 		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate,
 		AccessLog: n.cfg.AccessLog, ProxyProtocol: n.cfg.ProxyProtocol, Trusted: n.cfg.Trusted,

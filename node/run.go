@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -53,7 +54,6 @@ func (n *Node) Run(ctx context.Context) error {
 	renew := start("renew", n.renewer.run)
 	replicate := start("replicate", n.rep.run)
 	admin := start("admin", func(ctx context.Context) error { return serve(ctx, n.admin, n.adminHandler()) })
-	front := start("edgeproxy", n.proxy.Run)
 	keep := start("usage", n.keepUsage)
 	scrub := start("scrub", n.scrubLoop)
 	disk := start("disk", n.disk.run)
@@ -61,23 +61,36 @@ func (n *Node) Run(ctx context.Context) error {
 	places := start("geo", n.locator.Run)
 	issue := start("issuer", n.issuer.run)
 	// Stopped in the other order; monitoring hears until the end why the node is not ready.
-	parts := []part{front, places, near, disk, scrub, keep, issue, admin, replicate, renew, follow, gossip, link}
+	inner := []part{start("standing", n.standing.run), near, disk, scrub, keep, issue, admin, replicate, renew, follow, gossip}
+	var dns []part
 	if n.dns != nil { // it goes last: others hear from it that this node drains
-		parts = append(parts, start("dns", n.dns.Run), start("distances", n.distances.run))
+		dns = append(dns, start("dns", n.dns.Run), start("distances", n.distances.run))
 	}
-	if n.health != nil {
-		parts = append(parts, start("health", func(ctx context.Context) error { return serve(ctx, n.health, n.healthHandler()) }))
-	}
-	parts = append([]part{start("standing", n.standing.run)}, parts...)
 	n.readiness.start(time.Now())
+	n.awaitTurn(ctx, failed)
+	outer := []part{start("edgeproxy", n.proxy.Run), places}
+	var health []part
+	if n.health != nil {
+		health = append(health, start("health", func(ctx context.Context) error { return serve(ctx, n.health, n.healthHandler()) }))
+	}
 	n.log.Info("node running", "region", n.Claims().Region, "cluster", n.m.genesis.Cluster, "https", n.HTTPSAddr(), "mesh", n.cfg.Socket.LocalAddr().String())
+	parts := slices.Concat(outer, inner, []part{link}, dns, n.tellPredecessor(start), health)
 
-	select {
-	case <-ctx.Done():
-		n.drain(failed)
-	case <-failed.Done():
-		if errors.Is(context.Cause(failed), ErrRemoved) {
-			n.drain(context.Background()) // clients that are here get their answers
+	for running := true; running; {
+		select {
+		case program := <-n.upgrades:
+			if over := n.passOn(ctx, program, slices.Concat(inner, dns)); over {
+				running = false
+				n.finish(ctx, health)
+			}
+		case <-ctx.Done():
+			running = false
+			n.drain(failed)
+		case <-failed.Done():
+			running = false
+			if errors.Is(context.Cause(failed), ErrRemoved) {
+				n.drain(context.Background()) // clients that are here get their answers
+			}
 		}
 	}
 	for _, p := range parts {

@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"net/http"
+	"os"
 	"slices"
 	"time"
 
@@ -23,6 +24,7 @@ func (n *Node) status() Status {
 		s.Why = err.Error()
 	}
 	s.Ready = s.Why == ""
+	s.PID, s.Upgrade = os.Getpid(), n.upgrade.failure()
 	s.Worries = n.webCerts.worries(time.Now())
 	for _, a := range n.gossip.Asides() {
 		s.Worries = append(s.Worries, "record "+a.Record.Short()+" is set aside: reading it breaks this release ("+a.Why+"); it is in state/aside: report it")

@@ -24,7 +24,7 @@ const syncUsage = 10 * time.Second
 // openUsage opens the table of what functions have used here.
 func (n *Node) openUsage() (err error) {
 	var found usage.Opened
-	if n.usage, found, err = usage.Open(n.cfg.Dir.path(fileUsage), usage.Config{}); err != nil {
+	if n.usage, found, err = usage.Open(n.cfg.Dir.path(fileUsage), usage.Config{Shared: n.cfg.Predecessor != nil}); err != nil {
 		return err
 	}
 	if found.Quarantined != "" {

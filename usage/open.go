@@ -27,6 +27,10 @@ const (
 type Config struct {
 	Rows int       // at most so many keys have a row of their own; 0 = DefaultRows
 	Now  time.Time // for what is old; zero = the system's time
+
+	// Shared says that another process still counts in the file, after Settle: its rows must stay where
+	// they are, so nothing is folded.
+	Shared bool
 }
 
 // Opened says what Open found and did.
@@ -70,6 +74,9 @@ func Open(path string, cfg Config) (*Table, Opened, error) {
 	t, err := load(path, h, &report)
 	if err != nil {
 		return nil, report, fmt.Errorf("open usage %s: %w", path, err)
+	}
+	if cfg.Shared {
+		return t, report, nil
 	}
 	if t.slots != cfg.Rows+1 || t.used > t.slots/2 {
 		t, err = rebuild(path, t, cfg, &report)

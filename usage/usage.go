@@ -126,6 +126,7 @@ type Table struct {
 	slots   int
 	began   time.Time
 	closed  bool        // written with disk held, too
+	settled bool        // no new rows
 	changed atomic.Bool // since the last Sync
 
 	disk sync.Mutex // held by Sync and Close, and taken before mu: the file stays open for a Sync under way
@@ -151,11 +152,19 @@ func (t *Table) Add(k Key, c *Counts, now time.Time) {
 	t.mu.RUnlock()
 }
 
+// Settle makes no new rows from now on: another process takes the file over and makes them. What has no
+// row is added to the one for the rest; all others count on, for both.
+func (t *Table) Settle() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.settled = true
+}
+
 // make gives k a slot if there is one left.
 func (t *Table) make(k Key) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.rows[k]; ok || t.closed || t.used == t.slots {
+	if _, ok := t.rows[k]; ok || t.closed || t.settled || t.used == t.slots {
 		return
 	}
 	s := slotAt(t.mem.bytes, t.used)

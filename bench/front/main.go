@@ -3,6 +3,7 @@
 //
 //	front BIN      BIN has caddy, h2spec, perigee and pebble/ (make bench-front)
 //	front -acme BIN   the figures of certificates, with Pebble and separate nodes
+//	front -restart BIN   requests that fail while nodes are upgraded
 //
 // As a child it is one of the servers: front -serve perigee|bare ADDR DIR.
 package main
@@ -41,6 +42,7 @@ func main() {
 	log.SetFlags(0)
 	serve := flag.String("serve", "", "be a server: perigee or bare")
 	acme := flag.Bool("acme", false, "measure certificates")
+	restart := flag.Bool("restart", false, "measure upgrades")
 	flag.Parse()
 	var err error
 	switch {
@@ -48,6 +50,8 @@ func main() {
 		err = beServer(*serve, flag.Arg(0), flag.Arg(1))
 	case *acme:
 		err = measureCerts(flag.Arg(0))
+	case *restart:
+		err = measureRestarts(flag.Arg(0))
 	default:
 		err = measure(flag.Arg(0))
 	}

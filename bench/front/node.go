@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -37,6 +39,32 @@ func (n perigeeNode) until(limit time.Duration, ok func(out string) bool, args .
 	return fmt.Errorf("perigee %v within %v: %v\n%s", args, limit, err, out)
 }
 
+// pid asks the node which process it is; 0 = it does not say.
+func (n perigeeNode) pid() int {
+	out, err := n.run("status", "--json", "--config", "node.toml")
+	var s struct{ PID int }
+	if err != nil || json.Unmarshal([]byte(out), &s) != nil {
+		return 0
+	}
+	return s.PID
+}
+
+func kill(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
+
+// buildHello makes a function of examples/hello, at localhost.
+func buildHello(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	build := exec.Command("go", "build", "-buildmode=c-shared", "-o", filepath.Join(dir, "hello.wasm"), ".")
+	build.Dir, build.Env = "../../examples/hello", append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build examples/hello: %w\n%s", err, out)
+	}
+	manifest := "name = \"hello\"\nwasm = \"hello.wasm\"\n[[route]]\nhost = \"" + host + "\"\n"
+	return os.WriteFile(filepath.Join(dir, "perigee.toml"), []byte(manifest), 0o600)
+}
+
 // startNode runs a node with examples/hello, isolated, at localhost.
 func startNode(bin, dir string) (*server, error) {
 	bin, err := filepath.Abs(bin)
@@ -44,16 +72,7 @@ func startNode(bin, dir string) (*server, error) {
 		return nil, err
 	}
 	n := perigeeNode{bin, filepath.Join(dir, "node")}
-	if err := os.MkdirAll(filepath.Join(n.dir, "hello"), 0o700); err != nil {
-		return nil, err
-	}
-	build := exec.Command("go", "build", "-buildmode=c-shared", "-o", filepath.Join(n.dir, "hello", "hello.wasm"), ".")
-	build.Dir, build.Env = "../../examples/hello", append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build examples/hello: %w\n%s", err, out)
-	}
-	manifest := "name = \"hello\"\nwasm = \"hello.wasm\"\n[[route]]\nhost = \"" + host + "\"\n"
-	if err := os.WriteFile(filepath.Join(n.dir, "hello", "perigee.toml"), []byte(manifest), 0o600); err != nil {
+	if err := buildHello(filepath.Join(n.dir, "hello")); err != nil {
 		return nil, err
 	}
 	https := freeAddr()

@@ -15,7 +15,7 @@ import (
 
 func newNode(t *target) *cobra.Command {
 	return group("node", "Run this machine's node; list and remove members",
-		newNodeRun(t), newNodeLs(t), newNodeDrain(t), newNodeRm(t))
+		newNodeRun(t), newNodeLs(t), newNodeDrain(t), newNodeUpgrade(t), newNodeRm(t))
 }
 
 func newNodeLs(t *target) *cobra.Command {

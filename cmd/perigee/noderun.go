@@ -19,6 +19,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/configs"
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
+	"github.com/perigee-edge/perigee/internal/handover"
 	"github.com/perigee-edge/perigee/internal/identity"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/node"
@@ -26,12 +27,14 @@ import (
 
 func newNodeRun(t *target) *cobra.Command {
 	var join, id string
+	var check bool
 	var set settings
 	c := &cobra.Command{
 		Use: "run [--join TOKEN]", Short: "Run this machine's node",
 		Long: "Run always starts; --join is ignored once this machine is a member, so that a service manager can\n" +
 			"keep it in the command. It runs until a signal ends it: then it takes no more requests, lets those\n" +
-			"that run end, and says goodbye to the cluster.\n\n" +
+			"that run end, and says goodbye to the cluster. At SIGUSR2 its program, as it is on the disk then,\n" +
+			"takes over, as with \"perigee node upgrade\".\n\n" +
 			"Without a node.toml, --join writes one.\n" + settingsHelp,
 		Example: "  perigee node run\n  perigee node run --join pgt1_… --advertise 203.0.113.7:7443",
 		Args:    exactly(),
@@ -50,12 +53,18 @@ func newNodeRun(t *target) *cobra.Command {
 			logger := newLogger(cmd.ErrOrStderr(), cfg)
 			slog.SetDefault(logger)
 			r := runner{path: path, cfg: cfg, stdout: cmd.OutOrStdout(), log: logger}
+			if check {
+				return r.check(t, cmd)
+			}
+			if err := r.inherit(); err != nil {
+				return err
+			}
 			if err := r.open(cmd.Context(), join); err != nil {
 				return err
 			}
 			if fresh {
 				if err := set.write(path); err != nil {
-					r.socket.Close()
+					r.close()
 					return err
 				}
 			}
@@ -64,6 +73,7 @@ func newNodeRun(t *target) *cobra.Command {
 	}
 	c.Flags().StringVar(&join, "join", "", "`TOKEN` of \"perigee token create --region REGION\": join its cluster first")
 	c.Flags().StringVar(&id, "id", "", "node `ID` to ask for at the join (default: the region and a number)")
+	c.Flags().BoolVar(&check, "check", false, "only say whether it would start: read the settings and the files of a member")
 	set.add(c.Flags())
 	return c
 }
@@ -86,6 +96,7 @@ type runner struct {
 	log    *slog.Logger
 
 	socket net.PacketConn
+	before *handover.Predecessor // the process to take over from; nil = none
 }
 
 func (r *runner) dir() node.Dir { return node.Dir(dataDir(r.path, r.cfg)) }
@@ -107,6 +118,9 @@ func (r *runner) open(ctx context.Context, join string) (err error) {
 		if err := r.sameCluster(token); err != nil {
 			return err
 		}
+	}
+	if r.before != nil {
+		return nil // it has the socket
 	}
 	if r.socket, err = node.ListenMesh(r.cfg.Listen); err != nil {
 		return r.orRuns(ctx, err)
@@ -183,24 +197,37 @@ func whyNoPort(err error) string {
 	return ""
 }
 
+// close lets go of the mesh port when no node takes it.
+func (r *runner) close() {
+	if r.socket != nil {
+		r.socket.Close()
+	}
+}
+
 func (r *runner) run(ctx context.Context) error {
 	admit, err := admitCommand()
 	if err != nil {
-		r.socket.Close()
+		r.close()
 		return err
 	}
 	ca, err := acmeConfig(r.path, r.cfg)
 	if err != nil {
-		r.socket.Close()
+		r.close()
 		return err
 	}
 	access, err := openAccessLog(r.path, r.cfg.AccessLog, r.stdout)
 	if err != nil {
-		r.socket.Close()
+		r.close()
 		return err
 	}
 	defer access.Close()
+	if r.before != nil {
+		if err := r.before.AwaitGo(); err != nil {
+			return err
+		}
+	}
 	n, err := node.New(node.Config{
+		Command: node.Command(), Predecessor: r.before,
 		ACME: ca, AccessLog: access.Writer,
 		Dir: r.dir(), Socket: r.socket, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
 		AdminSocket: node.SocketPath(socketOf(r.path, r.cfg)), Admit: admit, MemoryBudget: r.cfg.Memory, MaxResponse: r.cfg.MaxResponse,
@@ -213,6 +240,7 @@ func (r *runner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer upgradeOnSignal(ctx, n, r.log)()
 	return n.Run(ctx)
 }
 

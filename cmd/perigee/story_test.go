@@ -48,6 +48,7 @@ func (w withoutLeaks) Run() int {
 //	hello DIR                        copies the built example there
 //	wasm FILE HEX…                   writes bytes
 //	edit FILE OLD NEW                replaces a text in a file; \n in the new one is a line end
+//	holdlock FILE DURATION           takes a lock as soon as it is free, and keeps it for the duration
 //	sigterm DIR                      sends SIGTERM to the last background command that was started in DIR
 //
 // and a home of its own, and the ports $MESH, $HTTPS, $HTTP and $ADMIN, free on 127.0.0.1 to 127.0.0.4.
@@ -61,15 +62,16 @@ func TestStory(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setupStory,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"until":   until,
-			"within":  within,
-			"saveas":  saveAs,
-			"capture": capture,
-			"guest":   writeGuest,
-			"hello":   copyHello,
-			"wasm":    writeWasm,
-			"edit":    edit,
-			"sigterm": sigterm,
+			"until":    until,
+			"within":   within,
+			"saveas":   saveAs,
+			"capture":  capture,
+			"guest":    writeGuest,
+			"hello":    copyHello,
+			"wasm":     writeWasm,
+			"edit":     edit,
+			"sigterm":  sigterm,
+			"holdlock": holdLock,
 		},
 	})
 }
@@ -205,6 +207,25 @@ func sigterm(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("no background command was started in %s", args[0])
+}
+
+func holdLock(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: holdlock FILE DURATION")
+	}
+	keep, err := time.ParseDuration(args[1])
+	ts.Check(err)
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_RDWR, 0)
+	ts.Check(err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer f.Close()
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX) == nil {
+			time.Sleep(keep)
+		}
+	}()
+	ts.Defer(func() { <-done })
 }
 
 func copyHello(ts *testscript.TestScript, neg bool, args []string) {

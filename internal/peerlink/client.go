@@ -65,7 +65,7 @@ func DialOn(ctx context.Context, socket net.PacketConn, addr string, tlsConf *tl
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", addr, err)
 	}
-	c := &Client{addr: addr, tr: newTransport(socket, nil)}
+	c := &Client{addr: addr, tr: newTransport(socket, nil, [4]byte{})}
 	startPackets(c.tr)
 	var errs []error
 	for _, a := range addrs {
@@ -116,12 +116,24 @@ func resolve(ctx context.Context, addr string) ([]netip.AddrPort, error) {
 }
 
 // newTransport returns the QUIC use of a socket. A nil key means a random one.
-func newTransport(socket net.PacketConn, resetKey *[32]byte) *quic.Transport {
+func newTransport(socket net.PacketConn, resetKey *[32]byte, mark [4]byte) *quic.Transport {
 	if resetKey == nil {
 		resetKey = new([32]byte)
 		_, _ = rand.Read(resetKey[:]) // never fails
 	}
-	return &quic.Transport{Conn: socket, ConnectionIDLength: 8, StatelessResetKey: (*quic.StatelessResetKey)(resetKey)}
+	return &quic.Transport{Conn: socket, ConnectionIDGenerator: connIDs(mark), StatelessResetKey: (*quic.StatelessResetKey)(resetKey)}
+}
+
+// connIDs makes connection ids: the mark of the process, by which packets find it while another takes
+// over its port, and 8 bytes by chance.
+type connIDs [4]byte
+
+func (m connIDs) ConnectionIDLen() int { return len(m) + 8 }
+
+func (m connIDs) GenerateConnectionID() (quic.ConnectionID, error) {
+	b := make([]byte, m.ConnectionIDLen())
+	_, _ = rand.Read(b[copy(b, m[:]):]) // never fails
+	return quic.ConnectionIDFromBytes(b), nil
 }
 
 // answerProbes answers probes until Close.

@@ -25,6 +25,7 @@ const (
 	ResetProtocol ResetCode = 0x03 // the peer broke the format of this package
 	ResetVersion  ResetCode = 0x04 // a frame of another version
 	ResetTimeout  ResetCode = 0x05 // the request head did not arrive in time
+	ResetMoved    ResetCode = 0x06 // another process of the node took over: the same on a new connection
 
 	ResetOverloaded ResetCode = 0x10
 	ResetDraining   ResetCode = 0x11
@@ -50,6 +51,8 @@ func (c ResetCode) String() string {
 		return "unknown frame version"
 	case ResetTimeout:
 		return "head timeout"
+	case ResetMoved:
+		return "the node has restarted: try again"
 	case ResetLost:
 		return "connection lost"
 	}
@@ -136,6 +139,12 @@ const (
 	closeSuspected quic.ApplicationErrorCode = 0x03
 	closeTooMany   quic.ApplicationErrorCode = 0x04
 )
+
+// isMoved reports whether the other side began nothing and wants a new connection.
+func isMoved(err error) bool {
+	var se *StreamError
+	return errors.As(err, &se) && se.Remote && se.Code == ResetMoved
+}
 
 // streamErr turns an error of a stream into a *StreamError. The end of a body, a deadline and errors
 // of other origin pass unchanged.

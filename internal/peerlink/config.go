@@ -78,6 +78,10 @@ type Config struct {
 	// StatelessResetKey lets peers of an earlier run of this node notice at once that it is gone. Nil
 	// means a random key, with which they notice after IdleTimeout.
 	StatelessResetKey *[32]byte
+
+	// Mark begins all connection ids of this process; default zeros. Processes that share the port
+	// need marks of their own.
+	Mark [4]byte
 }
 
 func (c Config) withDefaults() (Config, error) {

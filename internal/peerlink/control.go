@@ -46,7 +46,11 @@ func (t controlTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	x.send(r)
-	return x.response(r)
+	resp, err := x.response(r)
+	if isMoved(err) {
+		x.conn.retired.Store(true)
+	}
+	return resp, err
 }
 
 func closeBody(r *http.Request) {

@@ -84,6 +84,11 @@ func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 		case err == nil:
 			a, err := x.answer(sent.Add(wait), wait)
 			l.met.accept.Observe(time.Since(sent).Seconds())
+			if isMoved(streamErr(err)) {
+				c.retired.Store(true)
+				x.fail(err)
+				continue
+			}
 			if err != nil {
 				return nil, l.noAnswer(ctx, x, id, seen, err)
 			}
@@ -101,6 +106,8 @@ func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 			return nil, &perigee.HopError{Node: id, Code: perigee.RefusedSilent, Err: errors.New("the connection takes no data")}
 		case errors.As(err, new(*quic.StreamLimitReachedError)):
 			return nil, &perigee.HopError{Node: id, Code: perigee.RefusedOverloaded, Err: err}
+		case isMoved(streamErr(err)):
+			c.retired.Store(true)
 		case !isConnErr(err):
 			return nil, unreachable(ctx, id, streamErr(err))
 		}

@@ -41,6 +41,7 @@ type Link struct {
 
 	running atomic.Bool // Run was called
 	leaving atomic.Bool // new streams are refused
+	moved   atomic.Bool // so are they, since another process takes them
 
 	mu      sync.Mutex // guards stopped, so that wg is not waited for before it is added to
 	stopped bool       // no goroutine may start
@@ -68,7 +69,7 @@ func New(cfg Config) (*Link, error) {
 	l.life, l.end = context.WithCancelCause(context.Background())
 	l.outboundQUIC = clientQUIC(cfg.IdleTimeout, cfg.KeepAlive)
 	l.outboundQUIC.AllowConnectionWindowIncrease = l.windows.allow
-	l.tr = newTransport(cfg.Socket, cfg.StatelessResetKey)
+	l.tr = newTransport(cfg.Socket, cfg.StatelessResetKey, cfg.Mark)
 	l.tr.VerifySourceAddress = l.verifySource()
 	l.probes = newProber(l.tr.WriteTo, l.met.probes.Inc)
 	return l, nil
@@ -144,6 +145,10 @@ func (l *Link) shutdown() {
 		l.log.Debug("close mesh port", "err", err)
 	}
 }
+
+// Moved has peers open new connections, which another process of this node takes, for whatever they
+// begin from now on. What is under way here goes on, and so do this side's own requests.
+func (l *Link) Moved() { l.moved.Store(true) }
 
 // linger returns how long the answers written last may need to leave: QUIC does not tell when a
 // finished stream is acknowledged. It is zero when no stream was used lately.

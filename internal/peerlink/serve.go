@@ -20,6 +20,10 @@ func (l *Link) serveStream(in *inbound, st *quic.Stream) {
 		resetStream(st, ResetDraining)
 		return
 	}
+	if l.moved.Load() {
+		resetStream(st, ResetMoved)
+		return
+	}
 	_ = st.SetReadDeadline(time.Now().Add(l.cfg.HeadTimeout)) // never fails
 	fr := newFrameReader(st)
 	t, payload, err := firstFrame(&fr)

@@ -68,7 +68,7 @@ func dialBare(t *testing.T, m *mesh, alpn string) *quic.Conn {
 	t.Helper()
 	addr, _ := m.addr("b")
 	socket := listenUDP(t)
-	tr := newTransport(socket, nil)
+	tr := newTransport(socket, nil, [4]byte{})
 	q, err := tr.Dial(t.Context(), net.UDPAddrFromAddrPort(addr), m.identity("bare").PeerClientTLS(alpn, "b", nil), clientQUIC(15*time.Second, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +233,7 @@ func serveBare(t *testing.T, m *mesh, id perigee.NodeID, serve func(*quic.Stream
 	t.Helper()
 	socket := listenUDP(t)
 	m.setAddr(id, addrPort(socket.LocalAddr()))
-	tr := newTransport(socket, nil)
+	tr := newTransport(socket, nil, [4]byte{})
 	ln, err := tr.Listen(m.identity(id).PeerServerTLS([]string{ALPNPeer}, nil), &quic.Config{MaxIncomingStreams: 1000})
 	if err != nil {
 		t.Fatal(err)
