@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -62,6 +63,17 @@ func TestLogsFollow(t *testing.T) {
 	deploy(t, f, pack(t, "talks", talker("hi"), perigee.Policy{Pin: []string{"fra", "wdc"}}))
 	fra, wdc := f.Members()[0], f.Members()[1]
 	first := askIn(t, f, fra, "talks", "wdc")
+	eventually(t, 20*time.Second, "the line is kept, which may be after the answer", func() error {
+		kept := false
+		err := fra.Client().Logs(t.Context(), "talks", node.LogsQuery{}, func(e node.LogEvent) error {
+			kept = kept || e.Line != nil && e.Line.Request == first
+			return nil
+		})
+		if err == nil && !kept {
+			err = errors.New("not there")
+		}
+		return err
+	})
 
 	ctx, cancel := context.WithCancel(t.Context())
 	events, ended := make(chan node.LogEvent, 100), make(chan error, 1)
