@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -260,7 +261,8 @@ func (f *Fleet) Genesis() []byte { return f.genesis }
 // Roots returns the CA that certificates of the fleet's hosts chain to.
 func (f *Fleet) Roots() *x509.CertPool { return f.roots }
 
-// Settle waits until every running node sees every running node alive and holds the same state.
+// Settle waits until every running node sees every running node alive, with what it says it has, and
+// holds the same state.
 func (f *Fleet) Settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -291,6 +293,12 @@ func (f *Fleet) settled() bool {
 		}
 		if alive != len(running) || v.Desired.Digest != running[0].View().Desired.Digest {
 			return false
+		}
+		for _, o := range running {
+			p := v.Observed.Nodes[o.ID()]
+			if p == nil || !maps.Equal(p.Revisions, o.View().Observed.Nodes[o.ID()].Revisions) {
+				return false
+			}
 		}
 	}
 	return true
