@@ -196,8 +196,8 @@ func (p *Proxy) awaitHandlers() error {
 }
 
 // Drain ends service without cutting anything off: hops are refused, listeners close (those of a
-// successor on the same sockets go on), connections are told to go, and it waits for what is under way until ctx ends. An error means that something
-// was, at that time. Run goes on until its own context ends.
+// successor on the same sockets go on), connections are told to go, and it waits for what is under way
+// until ctx ends. An error means that something was, at that time. Run goes on until its own context ends.
 func (p *Proxy) Drain(ctx context.Context) error {
 	p.draining.Store(true)
 	p.hops.close()
