@@ -53,6 +53,7 @@ var ours = []struct {
 var homes = map[string][]string{
 	"github.com/tetratelabs/wazero":        {"runtime"},
 	"github.com/hashicorp/memberlist":      {"gossip"},
+	"github.com/hashicorp/golang-lru/v2":   {"edgeproxy"},
 	"github.com/caddyserver/certmagic":     {"edgeproxy"},
 	"github.com/miekg/dns":                 {"edgeproxy"},
 	"github.com/oschwald/geoip2-golang":    {"edgeproxy"},

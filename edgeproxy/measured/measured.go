@@ -1,12 +1,15 @@
 // Package measured remembers how far clients are, by their networks: round trips as TCP and QUIC measure
 // them anyway. A network is an IPv4 /24 or an IPv6 /48, as in DNS (RFC 7871). The table is bounded and
-// forgets: it holds what is asked for now, not who was here. It sends nothing and starts nothing.
+// forgets by the 2Q rule (Johnson and Shasha, VLDB 1994): a flood of networks that come once pushes out others
+// like them, not those that come often. It sends nothing and starts nothing.
 package measured
 
 import (
 	"net/netip"
 	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 const (
@@ -20,7 +23,7 @@ const (
 // Table is the round trips to clients' networks from one node. It is safe for concurrent use.
 type Table struct {
 	mu   sync.Mutex // guards nets
-	nets map[netip.Prefix]entry
+	nets *lru.TwoQueueCache[netip.Prefix, entry]
 }
 
 type entry struct {
@@ -30,7 +33,13 @@ type entry struct {
 }
 
 // New makes an empty table.
-func New() *Table { return &Table{nets: map[netip.Prefix]entry{}} }
+func New() *Table {
+	nets, err := lru.New2Q[netip.Prefix, entry](maxNetworks)
+	if err != nil { // of the size only
+		panic(err)
+	}
+	return &Table{nets: nets}
+}
 
 // Network returns the network that a client counts as part of; false for an address that says nothing of a
 // client's place.
@@ -55,36 +64,14 @@ func (t *Table) Observe(client netip.Addr, rtt time.Duration, now time.Time) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e, known := t.nets[n]
-	switch {
-	case !known && len(t.nets) >= maxNetworks:
-		t.evictLocked(now)
-		fallthrough
-	case !known, now.Sub(e.last) > lasts:
-		e = entry{rtt: rtt}
-	default:
+	e, known := t.nets.Get(n)
+	if known && now.Sub(e.last) <= lasts {
 		e.rtt += time.Duration(weight * float64(rtt-e.rtt))
+	} else {
+		e = entry{rtt: rtt}
 	}
 	e.count, e.last = e.count+1, now
-	t.nets[n] = e
-}
-
-// evictLocked drops what is stale, or else, of a few at random, the network that was measured longest ago:
-// whoever sends from many networks once pushes out others like them first.
-func (t *Table) evictLocked(now time.Time) {
-	const tries = 32
-	var oldest netip.Prefix
-	var at entry
-	n := 0
-	for p, e := range t.nets { // in an order of chance
-		if n == 0 || e.count < least && at.count >= least || (e.count < least) == (at.count < least) && e.last.Before(at.last) {
-			oldest, at = p, e
-		}
-		if n++; n == tries || now.Sub(e.last) > lasts {
-			break
-		}
-	}
-	delete(t.nets, oldest)
+	t.nets.Add(n, e)
 }
 
 // Figures returns what is known well enough, in microseconds by network.
@@ -92,8 +79,8 @@ func (t *Table) Figures(now time.Time) map[netip.Prefix]uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := map[netip.Prefix]uint32{}
-	for p, e := range t.nets {
-		if e.count >= least && now.Sub(e.last) <= lasts {
+	for _, p := range t.nets.Keys() {
+		if e, _ := t.nets.Peek(p); e.count >= least && now.Sub(e.last) <= lasts {
 			out[p] = uint32(max(1, e.rtt.Microseconds()))
 		}
 	}
