@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -48,7 +49,6 @@ func (w withoutLeaks) Run() int {
 //	hello DIR                        copies the built example there
 //	wasm FILE HEX…                   writes bytes
 //	edit FILE OLD NEW                replaces a text in a file; \n in the new one is a line end
-//	holdlock FILE DURATION           takes a lock as soon as it is free, and keeps it for the duration
 //	sigterm DIR                      sends SIGTERM to the last background command that was started in DIR
 //
 // and a home of its own, and the ports $MESH, $HTTPS, $HTTP and $ADMIN, free on 127.0.0.1 to 127.0.0.4.
@@ -62,22 +62,22 @@ func TestStory(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setupStory,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"until":    until,
-			"within":   within,
-			"saveas":   saveAs,
-			"capture":  capture,
-			"guest":    writeGuest,
-			"hello":    copyHello,
-			"wasm":     writeWasm,
-			"edit":     edit,
-			"sigterm":  sigterm,
-			"holdlock": holdLock,
+			"until":   until,
+			"within":  within,
+			"saveas":  saveAs,
+			"capture": capture,
+			"guest":   writeGuest,
+			"hello":   copyHello,
+			"wasm":    writeWasm,
+			"edit":    edit,
+			"sigterm": sigterm,
 		},
 	})
 }
 
 // setupStory gives a story ports that are free now and a home of its own.
 func setupStory(env *testscript.Env) error {
+	env.Defer(func() { endStrays(env.WorkDir) })
 	env.Setenv("PERIGEE_HOME", filepath.Join(env.WorkDir, "home"))
 	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 	for _, name := range []string{"MESH", "HTTPS", "HTTP", "ADMIN"} {
@@ -88,6 +88,18 @@ func setupStory(env *testscript.Env) error {
 		env.Setenv(name, port)
 	}
 	return nil
+}
+
+// endStrays ends what still runs in a directory: the successors of a node are no children of the test.
+func endStrays(dir string) {
+	links, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, link := range links {
+		cwd, _ := os.Readlink(link)
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+		if err == nil && pid != os.Getpid() && (cwd == dir || strings.HasPrefix(cwd, dir+"/")) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // freePort finds a port that is free for TCP and UDP on all loopback addresses a story uses.
@@ -207,25 +219,6 @@ func sigterm(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("no background command was started in %s", args[0])
-}
-
-func holdLock(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: holdlock FILE DURATION")
-	}
-	keep, err := time.ParseDuration(args[1])
-	ts.Check(err)
-	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_RDWR, 0)
-	ts.Check(err)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer f.Close()
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX) == nil {
-			time.Sleep(keep)
-		}
-	}()
-	ts.Defer(func() { <-done })
 }
 
 func copyHello(ts *testscript.TestScript, neg bool, args []string) {
