@@ -41,6 +41,9 @@ func TestMeasured(t *testing.T) {
 	eventually(t, "a connection that is passed on is measured", count(1))
 	w.change(func(m *perigee.Manifest) { m.Placement.Residency = nil })
 	conn := dial3(t, w.outside, w.ca)
+	if _, err := conn.AcceptUniStream(t.Context()); err != nil { // the node has taken the connection
+		t.Fatal(err)
+	}
 	_ = conn.CloseWithError(0, "")
 	eventually(t, "QUIC is measured", count(2))
 	mu.Lock()
