@@ -55,6 +55,8 @@ var homes = map[string][]string{
 	"github.com/hashicorp/memberlist":      {"gossip"},
 	"github.com/hashicorp/golang-lru/v2":   {"edgeproxy"},
 	"github.com/caddyserver/certmagic":     {"edgeproxy"},
+	"github.com/klauspost/compress":        {"edgeproxy"},
+	"github.com/andybalholm/brotli":        {"edgeproxy"},
 	"github.com/miekg/dns":                 {"edgeproxy"},
 	"github.com/oschwald/geoip2-golang":    {"edgeproxy"},
 	"github.com/oschwald/maxminddb-golang": {"edgeproxy"},

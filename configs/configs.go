@@ -67,6 +67,8 @@ type Node struct {
 	MaxConnectionsPerIP int           `toml:"max_connections_per_ip"` // of one client
 	MinBodyRate         perigee.Bytes `toml:"min_body_rate"`          // a second, of a request's body; 0 = as slow as it likes
 
+	Compress bool `toml:"compress"` // bodies for clients that ask for zstd, br or gzip
+
 	LogLevel  string `toml:"log_level"`  // "debug", "info", "warn" or "error"
 	LogFormat string `toml:"log_format"` // "text" or "json"
 	AccessLog string `toml:"access_log"` // file; "" = none, "-" = standard output
@@ -97,6 +99,7 @@ func Default() Node {
 		MaxConnections:      20_000,
 		MaxConnectionsPerIP: 500,
 		MinBodyRate:         128,
+		Compress:            true,
 		LogLevel:            "info",
 		LogFormat:           "text",
 	}

@@ -90,7 +90,7 @@ func (l *accessLog) visit(v *visit, took time.Duration) {
 	line := accessLine{
 		Time: v.began.UTC().Format("2006-01-02T15:04:05.000Z07:00"), ID: v.facts.id, Trace: v.trace.id(),
 		Client: v.facts.client, Method: r.Method, Scheme: v.facts.proto, Host: shorten(v.host), Path: bounded(r.URL.EscapedPath(), maxLogged), Protocol: r.Proto,
-		Status: v.answer.status, Sent: v.answer.sent, Millis: millis(took), Entry: v.proxy.cfg.Self,
+		Status: v.answer.status, Sent: v.answer.wire, Millis: millis(took), Entry: v.proxy.cfg.Self,
 		Node: v.receipt.Node, Region: v.receipt.Region, Revision: v.receipt.Revision, Start: v.receipt.Start, Reason: v.receipt.Reason,
 		Tries: v.tries, HopMillis: millis(v.receipt.Hop), Fuel: v.receipt.Fuel,
 		Agent: bounded(r.Header.Get("User-Agent"), maxLogged), Referer: withoutQuery(r.Header.Get("Referer")),

@@ -2,6 +2,7 @@ package edgeproxy
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 )
@@ -19,10 +20,17 @@ type answer struct {
 	altSvc  string // "" = none
 	last    bool   // the connection ends after this (HTTP/1)
 
+	encoders *encoders   // nil = bodies go as they are
+	asked    http.Header // of the request
+	metrics  *Metrics
+	coding   coding
+	encoder  bodyEncoder // nil = the body goes as it is
+
 	status   int   // 0 = the head is not written
 	bodiless bool  // the response has no body: HEAD, 204, 304
 	promised int64 // Content-Length; -1 = not known
-	sent     int64 // bytes of the body
+	sent     int64 // bytes of the body, before it is encoded
+	wire     int64 // those that left
 	bad      error // why the writer's head was refused
 }
 
@@ -48,6 +56,7 @@ func (a *answer) WriteHeader(status int) {
 	if announced, ok := h["Trailer"]; ok {
 		setOrDelete(h, "Trailer", allowedTrailers(announced))
 	}
+	a.encode(status, h)
 	if s := a.receipt(); s != "" {
 		h[ReceiptHeader] = []string{s}
 	}
@@ -94,7 +103,11 @@ func (a *answer) Write(p []byte) (int, error) {
 	case a.promised >= 0 && a.sent+int64(len(p)) > a.promised:
 		return 0, errTooLong
 	}
-	n, err := a.writePieces(p)
+	to := io.Writer(wire{a})
+	if a.encoder != nil {
+		to = a.encoder
+	}
+	n, err := to.Write(p)
 	a.sent += int64(n)
 	if err == nil && a.promised < 0 {
 		err = a.flush()
@@ -112,6 +125,7 @@ func (a *answer) writePieces(p []byte) (n int, err error) {
 		a.stall.beforeWrite(len(piece))
 		wrote, err := a.w.Write(piece)
 		a.stall.afterWrite(false)
+		a.wire += int64(wrote)
 		if n += wrote; err != nil || n >= len(p) {
 			return n, err
 		}
@@ -131,6 +145,11 @@ func (a *answer) FlushError() error {
 }
 
 func (a *answer) flush() error {
+	if a.encoder != nil && a.sent > 0 {
+		if err := a.encoder.Flush(); err != nil {
+			return err
+		}
+	}
 	a.stall.beforeWrite(h2Buffer)
 	defer a.stall.afterWrite(true)
 	switch f := a.w.(type) {

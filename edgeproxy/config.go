@@ -100,6 +100,8 @@ type Config struct {
 	MaxConns      int // open connections of clients; default 20,000
 	MaxConnsPerIP int // of one client: an IPv4 address, or an IPv6 network of 64 bits; default 500
 
+	DisableCompression bool // bodies go as functions wrote them, also to clients that ask for zstd, br or gzip
+
 	AccessLog io.Writer // gets a line of JSON per request, one Write each; nil = none
 
 	Logger  *slog.Logger // nil = slog.Default()

@@ -24,6 +24,7 @@ type Metrics struct {
 	taken   *prometheus.CounterVec
 	passing prometheus.Gauge
 
+	encoded      *prometheus.CounterVec
 	refusedConns prometheus.Counter
 	droppedLines prometheus.Counter
 
@@ -74,6 +75,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	m.passed = counter("passed_connections_total", "Connections of clients passed on, still encrypted, to a node within the residency, by outcome.", "outcome")
 	m.taken = counter("taken_connections_total", "Connections that other nodes passed on to this one, by outcome.", "outcome")
+	m.encoded = counter("encoded_responses_total", "Responses that a content coding was chosen for, by coding; none: there was no memory for it.", "coding")
 	m.passing = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "perigee_edgeproxy_passing_connections", Help: "Connections of clients that are being passed on.",
 	})
@@ -91,9 +93,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for i, where := range wheres {
 		m.time[i] = m.seconds.WithLabelValues(where)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.refusedConns, m.droppedLines)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.encoded, m.refusedConns, m.droppedLines)
 	return m
 }
+
+// encode counts a response that a content coding was chosen for.
+func (m *Metrics) encode(coding string) { m.encoded.WithLabelValues(coding).Inc() }
 
 // request counts a request that ended.
 func (m *Metrics) request(status int, start string, where int, took time.Duration) {

@@ -23,6 +23,7 @@ type Proxy struct {
 	routes  *routes
 	buffers *buffers
 
+	encoders  *encoders // nil = bodies go as they are
 	census    *census
 	listeners []listener
 	h3        *h3        // nil = no HTTP/3
@@ -55,6 +56,9 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), routes: newRoutes(), buffers: newBuffers()}
+	if !cfg.DisableCompression {
+		p.encoders = newEncoders()
+	}
 	p.life, p.end = context.WithCancel(context.Background())
 	if cfg.HTTPS != "" || cfg.OnHTTPS != nil {
 		p.certs = newCerts(&p.cfg, func(host string) bool {

@@ -64,7 +64,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.facts.country, v.facts.region = p.placeOf(client, near, v.view.Desired.Regions)
 	v.receipt = Receipt{Via: by.Region, Entry: p.cfg.Region, Reason: ReasonRefused, ID: v.facts.id}
 	v.stall.init(w, r.ProtoMajor, p.cfg.StallTimeout)
-	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, settled: v.settled, stall: &v.stall}
+	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, settled: v.settled, stall: &v.stall, encoders: p.encoders, asked: r.Header, metrics: p.metrics}
 	if r.TLS != nil && r.ProtoMajor < 3 && p.altSvc != "" && !passed && !p.draining.Load() && firstOfSession(r.Context()) {
 		v.answer.altSvc = p.altSvc
 	}
@@ -260,6 +260,9 @@ func (v *visit) finish() {
 	case v.answer.short():
 		v.err = errLost
 		panic(http.ErrAbortHandler)
+	case v.answer.endBody() != nil:
+		v.err = errClientGone
+		panic(http.ErrAbortHandler)
 	}
 }
 
@@ -305,6 +308,7 @@ func (v *visit) end() {
 	if !v.body.atEnd() {
 		v.stall.abandon()
 	}
+	v.answer.dropEncoder()
 	v.stall.armWrite() // for what the server writes after this
 	p, took := v.proxy, time.Since(v.began)
 	if v.answer.status == 0 { // a panic on its way to the server
@@ -325,7 +329,7 @@ func (v *visit) end() {
 	attrs := []slog.Attr{
 		slog.String("id", v.facts.id), slog.String("method", v.in.Method), slog.String("host", v.host),
 		slog.String("country", v.facts.country), slog.String("from", string(v.facts.region)),
-		slog.Int("status", v.answer.status), slog.Int64("bytes", v.answer.sent), slog.Duration("dur", took),
+		slog.Int("status", v.answer.status), slog.Int64("bytes", v.answer.wire), slog.Duration("dur", took),
 		slog.Int("tries", v.tries), slog.String("reason", v.receipt.Reason),
 	}
 	if v.fn != nil {

@@ -45,6 +45,7 @@ type Config struct {
 	MaxConns      int            // open connections of clients; default: edgeproxy's
 	MaxConnsPerIP int            // of one client; default: edgeproxy's
 	MinBodyRate   int64          // bytes a second that a request's body must come with; default: edgeproxy's, negative = any
+	NoCompression bool           // bodies go as functions wrote them
 	ACME          acme.Config    // the public CA for web certificates; without a Directory: none, the cluster's own CA does
 	AccessLog     io.Writer      // gets a line of JSON per request; nil = none
 	ProxyProtocol []netip.Prefix // load balancers that begin each TCP connection with a PROXY header

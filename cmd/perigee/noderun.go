@@ -233,7 +233,7 @@ func (r *runner) run(ctx context.Context) error {
 		AdminSocket: node.SocketPath(socketOf(r.path, r.cfg)), Admit: admit, MemoryBudget: r.cfg.Memory, MaxResponse: r.cfg.MaxResponse,
 		DiskReserve: r.cfg.DiskReserve, Trial: time.Duration(r.cfg.TrialTime), DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny,
 		GeoDatabases: besideAll(r.path, r.cfg.GeoDatabases), DNS: r.cfg.DNS, DNSZones: r.cfg.DNSZones, DNSServers: r.cfg.DNSServers,
-		DisableHTTP3: !r.cfg.HTTP3, MaxConns: r.cfg.MaxConnections, MaxConnsPerIP: r.cfg.MaxConnectionsPerIP, MinBodyRate: minBodyRate(r.cfg),
+		DisableHTTP3: !r.cfg.HTTP3, MaxConns: r.cfg.MaxConnections, MaxConnsPerIP: r.cfg.MaxConnectionsPerIP, MinBodyRate: minBodyRate(r.cfg), NoCompression: !r.cfg.Compress,
 		ProxyProtocol: configs.Prefixes(r.cfg.ProxyProtocol), Trusted: configs.Prefixes(r.cfg.TrustedProxies),
 		Receipt: r.cfg.Receipt, Steer: r.cfg.Steer, Logger: r.log,
 	})
