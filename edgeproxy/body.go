@@ -42,7 +42,13 @@ const (
 	bodyFailed                     // the client did not send it whole
 )
 
-var errBodyGone = errors.New("the request's body was sent already and is too large to keep")
+// maxUnread is how much of a body that nobody wanted is read, so that the connection can be used again.
+const maxUnread = 256 << 10
+
+var (
+	errBodyGone = errors.New("the request's body was sent already and is too large to keep")
+	errBodyLeft = errors.New("the request is over")
+)
 
 func newBody(r *http.Request, s *stall, rate int64) *body {
 	cleanTrailer(r.Trailer)
@@ -128,11 +134,11 @@ func (v *bodyView) Close() error {
 }
 
 func (b *body) readLocked(p []byte) (int, error) {
-	if b.ended {
-		return 0, io.EOF
-	}
 	if err := b.err(); err != nil {
 		return 0, err
+	}
+	if b.ended {
+		return 0, io.EOF
 	}
 	began := time.Now()
 	b.stall.beforeRead(b.size.Load() == 0, b.patience())
@@ -166,6 +172,18 @@ func (b *body) patience() time.Duration {
 	}
 	earned := time.Duration(float64(b.size.Load()) / float64(b.rate) * float64(time.Second))
 	return max(0, b.stall.limit+earned-b.waited)
+}
+
+// drain reads the rest of the body for nobody, and reports whether it came to its end. Whoever else reads
+// gets an error from now on.
+func (b *body) drain() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended && b.fail.CompareAndSwap(nil, &errBodyLeft) {
+		_, err := io.CopyN(io.Discard, b.src, maxUnread)
+		b.ended = err == io.EOF
+	}
+	return b.ended
 }
 
 // awaitRead waits until no Read is under way.

@@ -72,7 +72,7 @@ func (v *visit) blame(ctx context.Context, err error) error {
 	gone := v.in.Context().Err() != nil
 	if gone && v.body != nil && v.stall.read != nil {
 		// The server cancels a request whose body stalls before it says so to the reader.
-		v.stall.abandon()
+		v.stall.abandon(lingering)
 		v.body.awaitRead()
 	}
 	switch {

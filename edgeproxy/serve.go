@@ -1,10 +1,12 @@
 package edgeproxy
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -35,6 +37,7 @@ type visit struct {
 	route   *route             // of fn; set by forward
 	steer   placement.Steer
 	body    *body // nil = none
+	unread  bool  // the server would not read what the handler leaves of it: see leaveBody
 
 	answer  answer
 	stall   stall
@@ -72,8 +75,22 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, has := r.Header[headerTrace]; has || p.access != nil { // else nobody would see it
 		v.trace = traceOf(r.Header)
 	}
+	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
+		v.body = newBody(r, &v.stall, p.cfg.MinBodyRate)
+		if d, ok := w.(interface{ EnableFullDuplex() error }); ok {
+			v.unread = r.ProtoMajor == 1
+			_ = d.EnableFullDuplex() // HTTP/1 only; elsewhere it is so anyway
+		}
+	}
 	p.metrics.inFlight.Inc()
 	defer v.end()
+	v.answerClient(w)
+	v.leaveBody(w)
+}
+
+// answerClient answers, or refuses to.
+func (v *visit) answerClient(w http.ResponseWriter) {
+	p, r := v.proxy, v.in
 	if !p.front.enter() {
 		v.refuse(&problem{
 			status: http.StatusServiceUnavailable, after: time.Second, cause: "draining",
@@ -223,12 +240,6 @@ func (v *visit) serve(w http.ResponseWriter) {
 	if v.out.URL = cleanURL(r.URL, query); v.out.URL != r.URL {
 		v.out.RequestURI = v.out.URL.RequestURI()
 	}
-	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		v.body = newBody(r, &v.stall, v.proxy.cfg.MinBodyRate)
-		if d, ok := w.(interface{ EnableFullDuplex() error }); ok {
-			_ = d.EnableFullDuplex() // HTTP/1 only; elsewhere it is so anyway
-		}
-	}
 	if v.err = v.forward(ctx); v.err == nil {
 		v.finish()
 		return
@@ -303,10 +314,29 @@ func (v *visit) formatReceipt() string {
 
 func (v *visit) settled() { v.body.settled() }
 
+// leaveBody ends what is left unread of a body over HTTP/1, which is in the way of the connection's next
+// request. net/http would read it after the response, start to watch the connection at its end, and take
+// that for an error when it reads the next request; and were the rest late, it would take it for that request.
+func (v *visit) leaveBody(w http.ResponseWriter) {
+	if !v.unread || v.body.atEnd() {
+		return
+	}
+	v.stall.abandon(lateBody)
+	if v.body.state() == bodyUntouched && v.in.Header.Get("Expect") != "" || !v.body.drain() { // none comes that was not asked for
+		closeAfter(w)
+	}
+}
+
+// closeAfter ends a connection of HTTP/1 with this response, and says so in it if its head has not left.
+func closeAfter(w http.ResponseWriter) {
+	var one [1]byte
+	_, _ = http.MaxBytesReader(w, io.NopCloser(bytes.NewReader(one[:])), 0).Read(one[:]) // is always too large
+}
+
 // end is called last, also if the handler panics.
 func (v *visit) end() {
 	if !v.body.atEnd() {
-		v.stall.abandon()
+		v.stall.abandon(lingering)
 	}
 	v.answer.dropEncoder()
 	v.stall.armWrite() // for what the server writes after this

@@ -6,9 +6,13 @@ import (
 	"time"
 )
 
-// lingering is how long the server reads on for the rest of a body that nobody wanted, before it
-// closes the connection.
-const lingering = time.Second
+// Of a body that nobody wanted the rest may still come for lateBody before the end of the response leaves;
+// then the connection is to end (HTTP/1), and the server reads on for lingering, so that a client that still
+// sends finds the response and no reset.
+const (
+	lateBody  = 20 * time.Millisecond
+	lingering = time.Second
+)
 
 // h2Buffer is what net/http holds back of a response over HTTP/2 before a Write can block.
 const h2Buffer = 4 << 10
@@ -119,12 +123,12 @@ func (s *stall) bodyEnded() {
 }
 
 // abandon bounds the reading of a body that the handler leaves unread.
-func (s *stall) abandon() {
+func (s *stall) abandon(after time.Duration) {
 	if s.read == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
-	_ = s.read.SetReadDeadline(time.Now().Add(lingering)) // fails on closed connections
+	_ = s.read.SetReadDeadline(time.Now().Add(after)) // fails on closed connections
 }
