@@ -57,9 +57,24 @@ type Row struct {
 	ClockOff    Duration              `json:"clock_off,omitempty"` // how far its clock is behind the median of its peers', in steps of 100 ms; negative = ahead
 	Memory      Bytes                 `json:"memory,omitempty"`    // what it has for guests; 0 = not told
 	Near        map[string]uint32     `json:"near,omitempty"`      // round trips to hosts that policies want to be near to, in microseconds
-	Busy        map[string]uint32     `json:"busy,omitempty"`      // by function: requests that ran here at once, on average of the last minute or so, in hundredths; the idle are left out
+	Traffic     map[string]Traffic    `json:"traffic,omitempty"`   // by function; the idle are left out, and of many those with the least
+	Optional    map[string][]Optional `json:"optional,omitempty"`  // by function: the holders that demand asks for, as far as this node decides it; best first
 	Sealing     []byte                `json:"sealing,omitempty"`   // X25519 key to which others seal what this node may read
 	Digest      Digest                `json:"digest"`              // of all desired records it holds; equal digests mean equal state
+}
+
+// Traffic is what a node has to do with a function, lately: it rises within seconds and falls within a
+// minute or so.
+type Traffic struct {
+	Asked uint32 `json:"asked" cbor:"1,keyasint,omitempty"` // requests a second of clients that reached this node, wherever they ran; in hundredths
+	Busy  uint32 `json:"busy" cbor:"2,keyasint,omitempty"`  // requests that ran here at once, in hundredths
+	Slots uint32 `json:"slots" cbor:"3,keyasint,omitempty"` // requests of it that this node runs at once without harm; 0 = it does not run it
+}
+
+// Optional is a holder of a function that no rule asks for: those who call it do.
+type Optional struct {
+	Node NodeID `json:"node" cbor:"1,keyasint"`
+	Gain uint32 `json:"gain" cbor:"2,keyasint,omitempty"` // what its callers wait less in each second, all together, in milliseconds
 }
 
 // Peer is one node as the View shows it.

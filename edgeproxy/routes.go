@@ -1,6 +1,7 @@
 package edgeproxy
 
 import (
+	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ type routes struct {
 // route is what this entry node knows of one function's requests.
 type route struct {
 	prepared atomic.Pointer[prepared]
+	requests atomic.Uint64 // that asked for it here
 
 	mu      sync.Mutex // guards the fields below
 	retries float64    // that are allowed now
@@ -76,6 +78,18 @@ func (t *routes) of(fn *perigee.Function, known map[string]*perigee.Function) *r
 	return r
 }
 
+// Asked returns how many requests for each function this node was asked to have answered since it started, by
+// clients and by functions here. A function that was gone in between begins anew.
+func (p *Proxy) Asked() iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		for name, r := range *p.routes.table.Load() {
+			if !yield(name, r.requests.Load()) {
+				return
+			}
+		}
+	}
+}
+
 // fresh reports whether the choices still hold.
 func (p *prepared) fresh(fn *perigee.Function, v *perigee.View, now time.Time) bool {
 	age := now.Sub(p.at)
@@ -85,6 +99,7 @@ func (p *prepared) fresh(fn *perigee.Function, v *perigee.View, now time.Time) b
 
 // asked counts a request.
 func (r *route) asked() {
+	r.requests.Add(1)
 	r.mu.Lock()
 	r.retries = min(mostRetries, r.retries+retryShare)
 	r.mu.Unlock()

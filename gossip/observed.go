@@ -3,6 +3,7 @@ package gossip
 import (
 	"context"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -72,7 +73,7 @@ func samePeer(p, q *perigee.Peer) bool {
 	return p.Incarnation == q.Incarnation && p.Seq == q.Seq && p.State == q.State && p.Expires.Equal(q.Expires) &&
 		p.Load == q.Load && p.Draining == q.Draining && p.Full == q.Full && p.HTTPS == q.HTTPS && p.Addr == q.Addr && p.Version == q.Version && p.ClockOff == q.ClockOff &&
 		p.Row.Digest == q.Row.Digest && maps.Equal(p.Revisions, q.Revisions) && maps.Equal(p.Trials, q.Trials) && p.Memory == q.Memory &&
-		maps.Equal(p.Near, q.Near) && maps.Equal(p.Busy, q.Busy)
+		maps.Equal(p.Near, q.Near) && maps.Equal(p.Traffic, q.Traffic) && maps.EqualFunc(p.Optional, q.Optional, slices.Equal)
 }
 
 // observeLoop rebuilds the observed half when something changed, and once a second.

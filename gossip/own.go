@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,8 +54,9 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	row.Revisions, row.Trials = maps.Clone(row.Revisions), maps.Clone(row.Trials) // the caller may keep its own
 	row.Node, row.Incarnation, row.Seq, row.Digest, row.Sealing, row.ClockOff = o.row.Node, o.row.Incarnation, o.row.Seq, o.row.Digest, o.row.Sealing, o.row.ClockOff
 	loud := row.Addr != o.row.Addr || row.HTTPS != o.row.HTTPS || row.Version != o.row.Version ||
-		row.Draining != o.row.Draining || row.Full != o.row.Full || !maps.Equal(row.Revisions, o.row.Revisions) || !maps.Equal(row.Trials, o.row.Trials)
-	quiet := row.Load != o.row.Load || row.Memory != o.row.Memory || !maps.Equal(row.Near, o.row.Near) || !maps.Equal(row.Busy, o.row.Busy)
+		row.Draining != o.row.Draining || row.Full != o.row.Full || !maps.Equal(row.Revisions, o.row.Revisions) || !maps.Equal(row.Trials, o.row.Trials) ||
+		!maps.EqualFunc(row.Optional, o.row.Optional, sameHolders)
+	quiet := row.Load != o.row.Load || row.Memory != o.row.Memory || !maps.Equal(row.Near, o.row.Near) || !maps.Equal(row.Traffic, o.row.Traffic) || !maps.EqualFunc(row.Optional, o.row.Optional, slices.Equal)
 	if !loud && !quiet {
 		return false
 	}
@@ -62,6 +64,11 @@ func (o *ownRow) set(change func(*perigee.Row)) (changed bool) {
 	o.loud, o.quiet = o.loud || loud, o.quiet || quiet
 	o.wakeLocked()
 	return true
+}
+
+// sameHolders reports whether two lists name the same nodes, whatever they gain.
+func sameHolders(a, b []perigee.Optional) bool {
+	return slices.EqualFunc(a, b, func(a, b perigee.Optional) bool { return a.Node == b.Node })
 }
 
 // setDigest notes the digest of the state.

@@ -182,9 +182,12 @@ func checkRow(r *perigee.Row) error {
 // maxDemand is the most functions, and the most hosts, that a row may speak of.
 const maxDemand = 4096
 
+// maxOptional is the most optional holders of one function that a row may name.
+const maxOptional = 64
+
 // checkDemand bounds what a row says about functions and hosts.
 func checkDemand(r *perigee.Row) error {
-	if len(r.Near) > maxDemand || len(r.Busy) > maxDemand {
+	if len(r.Near) > maxDemand || len(r.Traffic) > maxDemand || len(r.Optional) > maxDemand {
 		return fmt.Errorf("it speaks of more than %d functions or hosts", maxDemand)
 	}
 	for host := range r.Near {
@@ -192,9 +195,19 @@ func checkDemand(r *perigee.Row) error {
 			return fmt.Errorf("host %.40q", host)
 		}
 	}
-	for name := range r.Busy {
+	for name := range r.Traffic {
 		if perigee.CheckLabel(name) != nil {
 			return fmt.Errorf("function %.40q", name)
+		}
+	}
+	for name, list := range r.Optional {
+		if perigee.CheckLabel(name) != nil || len(list) > maxOptional {
+			return fmt.Errorf("%d optional holders of function %.40q, the limit is %d", len(list), name, maxOptional)
+		}
+		for _, o := range list {
+			if len(o.Node) > maxText {
+				return fmt.Errorf("optional holder %.40q", o.Node)
+			}
 		}
 	}
 	return nil

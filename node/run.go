@@ -17,7 +17,7 @@ const (
 	leaveTime    = 2 * time.Second        // for peers to hear goodbye
 	leaveAlone   = 200 * time.Millisecond // the same, when all others are going too
 	reportEvery  = time.Second
-	busyEvery    = 10 * time.Second       // it changes all the time, and nobody routes by it
+	trafficEvery = 10 * time.Second       // unless it changes much: it changes all the time, and nobody routes by it
 	lastWord     = 300 * time.Millisecond // for a removed node to hear of it before its connections are cut
 )
 
@@ -58,10 +58,11 @@ func (n *Node) Run(ctx context.Context) error {
 	scrub := start("scrub", n.scrubLoop)
 	disk := start("disk", n.disk.run)
 	near := start("near", n.measureNear)
+	scale := start("scale", n.scale)
 	places := start("geo", n.locator.Run)
 	issue := start("issuer", n.issuer.run)
 	// Stopped in the other order; monitoring hears until the end why the node is not ready.
-	inner := []part{start("standing", n.standing.run), near, disk, scrub, keep, issue, admin, replicate, renew, follow, gossip}
+	inner := []part{start("standing", n.standing.run), scale, near, disk, scrub, keep, issue, admin, replicate, renew, follow, gossip}
 	var dns []part
 	if n.dns != nil { // it goes last: others hear from it that this node drains
 		dns = append(dns, start("dns", n.dns.Run), start("distances", n.distances.run))
@@ -163,8 +164,8 @@ func (n *Node) follow(ctx context.Context) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	desired := n.View().Desired
-	var busy busyMeter
-	var average map[string]uint32
+	var meter trafficMeter
+	var told time.Time
 	cut := time.NewTimer(0) // a removal may have come before this began
 	defer cut.Stop()
 	for {
@@ -177,10 +178,17 @@ func (n *Node) follow(ctx context.Context) error {
 		case <-changed:
 		case <-tick.C:
 			load, now := n.load(), time.Now()
-			if now.Sub(busy.at) >= busyEvery {
-				average = busy.read(*n.rep.here.Load(), now)
+			traffic, sudden := meter.read(*n.rep.here.Load(), n.proxy.Asked(), n.slots, now)
+			tell := sudden || now.Sub(told) >= trafficEvery
+			if tell {
+				told = now
 			}
-			n.gossip.SetRow(func(r *perigee.Row) { r.Load, r.Busy = load, average })
+			n.gossip.SetRow(func(r *perigee.Row) {
+				r.Load = load
+				if tell {
+					r.Traffic = traffic
+				}
+			})
 		}
 		before := desired
 		if desired = n.View().Desired; desired == before {
@@ -220,6 +228,12 @@ func (n *Node) load() (sum perigee.Load) {
 		}
 	}
 	return sum
+}
+
+// slots returns how many requests of a revision this node runs at once.
+func (n *Node) slots(id perigee.RevisionID) uint32 {
+	l, _ := n.runtime.Stats(id)
+	return uint32(max(0, l.Slots))
 }
 
 // pause waits, unless ctx ends before.

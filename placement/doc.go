@@ -19,6 +19,9 @@
 //   - A refusal names the rule, the allowed nodes and what is wrong with each, and the nearest node
 //     that the rule excludes.
 //
+// What holds for a while and must not change with every breath has an owner outside that steps it: an
+// Ejection and a Ledger belong to the front, a Scaler, which decides where demand adds holders, to the node.
+//
 // A decision is made in two steps, and each is meant to be deepened in its place. Rules reduce the
 // members of the cluster to those allowed (policy.go). Then an order is applied: for plans, by
 // place, spread and rendezvous hashing (draft.go); for requests, by class, round-trip time and load

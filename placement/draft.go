@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -21,6 +22,7 @@ type draft struct {
 	inRegion []int32   // how many of them, by member.region
 	inZone   []int32   // and by member.zone
 	capped   bool      // max kept a seat from being taken
+	missed   bool      // an optional holder could not be had
 
 	unsatisfied []string
 	relaxed     []string
@@ -42,10 +44,17 @@ type seat struct {
 type holder struct {
 	*seat
 	warm   bool
-	ask    int16 // the number of the demand it was taken for; -1 = none
+	ask    int16 // the number of the demand it was taken for; anyNode or oneNode if there was none
 	reason Reason
 	rule   string
+	gain   uint32 // of an optional one
 }
+
+// What a holder was taken for besides demands.
+const (
+	anyNode = -1 - iota // the best there was
+	oneNode             // this very node
+)
 
 // room is what drafts use again, one after the other.
 type room struct {
@@ -152,6 +161,40 @@ func (d *draft) covers(outer, inner *demand) bool {
 	return true
 }
 
+// seatOptional adds the holders that demand asks for, in that order, as far as survive and max leave room.
+func (d *draft) seatOptional(list []perigee.Optional) {
+	for _, o := range list {
+		at, found := slices.BinarySearchFunc(d.seats, o.Node, func(s seat, id perigee.NodeID) int { return cmp.Compare(s.ID, id) })
+		switch {
+		case !found:
+			d.missed = true
+		case d.seats[at].taken:
+			for _, h := range d.holders {
+				if h.ID == o.Node {
+					h.gain = o.Gain
+				}
+			}
+		default:
+			if h := d.seat(&d.seats[at], ReasonForDemand, "", d.unsurvived(&d.seats[at])); h != nil {
+				h.ask, h.gain, h.warm = oneNode, o.Gain, true
+			}
+		}
+	}
+}
+
+// unsurvived returns how many holders survive asks for beyond those that there are with one more.
+func (d *draft) unsurvived(with *seat) int {
+	places, taken := d.survivors()
+	if places == nil {
+		return 0
+	}
+	have := distinct(*places)
+	if (*places)[taken(with)] == 0 {
+		have++
+	}
+	return max(0, BaseHolders-have)
+}
+
 // seatBase adds holders until there are BaseHolders, and until they are in as many places as survive
 // wants.
 func (d *draft) seatBase() {
@@ -218,12 +261,17 @@ func (d *draft) take(fits func(*seat) bool, reason Reason, rule string, reserve 
 	if best == nil {
 		return nil
 	}
+	return d.seat(best, reason, rule, reserve)
+}
+
+// seat makes a holder of a free seat, unless max, less a reserve, is reached.
+func (d *draft) seat(best *seat, reason Reason, rule string, reserve int) *holder {
 	if d.policy.Max > 0 && len(d.holders)+reserve >= d.policy.Max {
 		d.capped = true
 		return nil
 	}
 	best.taken = true
-	h := &holder{seat: best, ask: -1, reason: reason, rule: rule}
+	h := &holder{seat: best, ask: anyNode, reason: reason, rule: rule}
 	d.holders = append(d.holders, h)
 	d.inRegion[best.region]++
 	d.inZone[best.zone]++
@@ -284,7 +332,7 @@ func (d *draft) seated(v *Verdict, s *seat) {
 	switch {
 	case s.taken:
 		h := d.holders[slices.IndexFunc(d.holders, func(h *holder) bool { return h.seat == s })]
-		v.Warm, v.Reason, v.Rule = h.warm, h.reason, h.rule
+		v.Warm, v.Reason, v.Rule, v.Gain = h.warm, h.reason, h.rule, h.gain
 	case d.capped:
 		v.Reason, v.Rule = ReasonOverMax, fmt.Sprintf("max = %d", d.policy.Max)
 	default:

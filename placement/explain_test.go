@@ -91,7 +91,7 @@ func TestWhatIf(t *testing.T) {
 	other := function(perigee.Policy{Pin: []string{"syd"}})
 	other.Name, other.Live.ID = "other", "0123456789ab"
 	v.Desired.Functions = map[string]*perigee.Function{"hello": hello, "other": other}
-	v.Observed.Nodes["ams-1"].Busy = map[string]uint32{"hello": 600}
+	v.Observed.Nodes["ams-1"].Traffic = map[string]perigee.Traffic{"hello": {Busy: 600}}
 	v.Observed.Nodes["fra-1"].Revisions[rev] = perigee.Warm
 
 	o, err := WhatIf(v, Change{Lose: []string{"fra"}, Rate: 2})

@@ -38,7 +38,7 @@ type take struct {
 	id     perigee.NodeID
 	tier   int32
 	score  uint64
-	ask    int16 // the number of the ask that the step was for; -1 = any node would do
+	ask    int16 // the number of the ask that the step was for; anyNode or oneNode
 	alone  byte  // the place had to have no holder yet: 'z' a zone, 'r' a region
 }
 
@@ -59,20 +59,21 @@ func (f *Fleet) Next(v *perigee.View) *Fleet {
 		next.planner.catalogue = f.planner.catalogue // an equal one, which the rulings have
 	}
 	changes := f.planner.changes(next.planner)
-	if !fresh && len(changes) == 0 && f.desired == v.Desired {
+	moved, differ := f.planner.moved(next.planner)
+	if !fresh && len(changes) == 0 && !differ && f.desired == v.Desired {
 		return f
 	}
 	at := &room{rulings: next.rulings}
 	seen := map[*ruling]*effects{}
 	carry := func(name string, fn *perigee.Function, k *kept) {
-		if !fresh && k != nil && k.is(fn) && !next.planner.bars(k.fn, fn) {
+		if !fresh && k != nil && k.is(fn) && !moved[name] && !next.planner.bars(k.fn, fn) {
 			e := seen[k.ruling]
 			if e == nil {
 				e = newEffects(k.ruling, changes, f.open[k.ruling])
 				seen[k.ruling] = e
 				next.open[k.ruling] = e.open
 			}
-			if k.holds(e, len(changes)) {
+			if k.holds(e, len(changes)+len(moved)) {
 				if k.fn != fn {
 					next.kept[name] = k.renewed(fn)
 				}
@@ -121,7 +122,7 @@ func (pl *Planner) keep(fn *perigee.Function, at *room) *kept {
 	k := &kept{
 		ruling: d.ruling, key: d.key, fn: fn, plan: d.plan(), takes: make([]take, len(d.holders)), hash: hashName(fn.Name),
 		near:  near != "" && near != perigee.NearClient,
-		short: len(d.unsatisfied)+len(d.relaxed) > 0 || len(d.holders) < BaseHolders && !d.capped || d.roomless(),
+		short: len(d.unsatisfied)+len(d.relaxed) > 0 || len(d.holders) < BaseHolders && !d.capped || d.roomless() || d.missed,
 		tight: d.policy.Max > 0 && len(d.asks) > 0,
 	}
 	for i, h := range d.holders {
@@ -268,7 +269,7 @@ func (k *kept) holds(e *effects, changes int) bool {
 func (k *kept) takesIn(m *arrived) bool {
 	n := take{region: m.Region, zone: m.Zone, id: m.ID, tier: m.tier, score: m.score(k.hash)}
 	for i := range k.takes {
-		if t := &k.takes[i]; (t.ask < 0 || m.asks[t.ask]) && k.fits(&n, t, i) && k.before(&n, t, i) {
+		if t := &k.takes[i]; (t.ask == anyNode || t.ask >= 0 && m.asks[t.ask]) && k.fits(&n, t, i) && k.before(&n, t, i) {
 			return true
 		}
 	}

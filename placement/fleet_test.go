@@ -47,7 +47,7 @@ func turn(r *rand.Rand, v *perigee.View) *perigee.View {
 	id := pick(r, slices.Sorted(maps.Keys(nodes))...)
 	p := *nodes[id]
 	desired := *v.Desired
-	switch r.IntN(9) {
+	switch r.IntN(11) {
 	case 0:
 		delete(nodes, id)
 		if len(nodes) == 0 {
@@ -84,6 +84,9 @@ func turn(r *rand.Rand, v *perigee.View) *perigee.View {
 		fn := *desired.Functions[name]
 		fn.Live = released(&fn, pick(r, "new", perigee.RevisionID(name)))
 		desired.Functions[name] = &fn
+	case 8, 9:
+		p.Optional = claimed(r, nodes, fmt.Sprintf("f%d", r.IntN(12)), fmt.Sprintf("f%d", r.IntN(12)))
+		nodes[id] = &p
 	default:
 		p.State = pick(r, perigee.NodeAlive, perigee.NodeDead, perigee.NodeSuspect)
 		nodes[id] = &p
@@ -96,4 +99,17 @@ func released[ID ~string](fn *perigee.Function, id ID) *perigee.Revision {
 	rev := *fn.Live
 	rev.ID = perigee.RevisionID(id)
 	return &rev
+}
+
+// claimed draws what a node's row says about optional holders.
+func claimed(r *rand.Rand, nodes map[perigee.NodeID]*perigee.Peer, functions ...string) map[string][]perigee.Optional {
+	out := map[string][]perigee.Optional{}
+	ids := slices.Sorted(maps.Keys(nodes))
+	for _, name := range functions {
+		out[name] = nil
+		for range r.IntN(4) {
+			out[name] = append(out[name], perigee.Optional{Node: pick(r, ids...), Gain: r.Uint32N(3)})
+		}
+	}
+	return out
 }

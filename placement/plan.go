@@ -27,10 +27,11 @@ type Planner struct {
 	members     []member // sorted by ID
 	catalogue   *perigee.Regions
 	functions   map[string]*perigee.Function // that near may name; nil = none
-	regions     []perigee.Region             // by member.region
-	regionCount int                          // member.region is below it
-	zoneCount   int                          // member.zone is below it
-	full        bool                         // the disk of some node is
+	optional    map[string][]perigee.Optional
+	regions     []perigee.Region // by member.region
+	regionCount int              // member.region is below it
+	zoneCount   int              // member.zone is below it
+	full        bool             // the disk of some node is
 }
 
 // member is a node with numbers in place of the names of its region and zone.
@@ -64,6 +65,7 @@ func (m *member) score(function uint64) uint64 {
 func NewPlanner(v *perigee.View) *Planner {
 	pl := newPlanner(v.Observed.Nodes, v.Desired.Revoked, v.Desired.Regions)
 	pl.functions = v.Desired.Functions
+	pl.optional = claims(pl.members)
 	return pl
 }
 
@@ -116,8 +118,9 @@ func number[K comparable](numbers map[K]int, key K) int {
 //     nodes are in: a node that misses a few answers keeps what it has.
 //  2. Each pinned place and each run of callers gets a holder, and each place of warm its number of
 //     warm holders, the places with fewest nodes first, since a holder counts for all the places it is in.
-//  3. Holders are added up to BaseHolders, in two zones or regions if survive says so.
-//  4. max ends all of this; pins are served before warm then.
+//  3. The optional holders that demand asks for follow (Scaler).
+//  4. Holders are added up to BaseHolders, in two zones or regions if survive says so.
+//  5. max ends all of this; pins are served before warm then, and survive before demand.
 //
 // Among the nodes that would do, the order is: the earlier entry of prefer, the nearer to the target of
 // near, the less used zone, the less used region, the higher rendezvous score, the ID.
@@ -129,8 +132,14 @@ func (pl *Planner) Plan(fn *perigee.Function) Plan {
 }
 
 func (pl *Planner) draft(fn *perigee.Function, at *room) *draft {
+	return pl.draftWith(fn, at, pl.optional[fn.Name])
+}
+
+// draftWith is draft with other optional holders.
+func (pl *Planner) draftWith(fn *perigee.Function, at *room, optional []perigee.Optional) *draft {
 	d := newDraft(pl, fn, at)
 	d.seatDemands()
+	d.seatOptional(optional)
 	d.seatBase()
 	return d
 }

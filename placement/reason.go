@@ -33,6 +33,7 @@ const (
 	ReasonForCallers Reason = "for-callers"
 	ReasonSurvives   Reason = "survives"
 	ReasonNear       Reason = "near-target"
+	ReasonForDemand  Reason = "for-demand"
 )
 
 // The reasons of PlanFunction for a node that is no holder.
@@ -95,6 +96,8 @@ func (r Reason) Text() string {
 		return "the loss of one such place must leave a holder"
 	case ReasonNear:
 		return "nearest to what the function should be near to"
+	case ReasonForDemand:
+		return "those who call it wait less"
 	case ReasonNoCopy:
 		return "it has no copy of the bundle"
 	case ReasonNotAllowed:

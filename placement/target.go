@@ -40,10 +40,7 @@ func (pl *Planner) target(fn *perigee.Function) *target {
 func (pl *Planner) regionsOf(fn *perigee.Function) (regions []perigee.Region) {
 	alone := *pl
 	alone.functions = nil
-	d := newDraft(&alone, fn, &room{})
-	d.seatDemands()
-	d.seatBase()
-	for _, s := range d.holders {
+	for _, s := range alone.draft(fn, &room{}).holders {
 		regions = append(regions, s.Region)
 	}
 	return regions

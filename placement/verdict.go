@@ -2,6 +2,7 @@ package placement
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/perigee-edge/perigee"
 )
@@ -16,6 +17,7 @@ type Verdict struct {
 	Warm   bool              `json:"warm,omitempty"` // it is to keep the code loaded
 	Reason Reason            `json:"reason"`
 	Rule   string            `json:"rule,omitempty"` // what in the manifest decided, spelled as there; "" = a default did
+	Gain   uint32            `json:"gain,omitempty"` // what its callers wait less in each second since it is a holder, all together, in milliseconds
 }
 
 // Text explains the verdict in one line for people.
@@ -43,6 +45,9 @@ func (v Verdict) Text() string {
 	why := v.Reason.Text()
 	if v.Rule != "" {
 		why = v.Rule + ": " + why
+	}
+	if v.Gain > 0 {
+		why += fmt.Sprintf(", %s in each second", milliseconds(time.Duration(v.Gain)*time.Millisecond))
 	}
 	if v.State == perigee.NodeSuspect {
 		why += "; it did not answer lately, which alone moves nothing"

@@ -232,8 +232,8 @@ func overload(v *perigee.View, plans map[string]Plan, rate float64) []string {
 	}
 	busy := map[string]float64{}
 	for _, p := range v.Observed.Nodes {
-		for name, n := range p.Busy {
-			busy[name] += float64(n) / 100 * rate
+		for name, t := range p.Traffic {
+			busy[name] += float64(t.Busy) / 100 * rate
 		}
 	}
 	load := map[perigee.NodeID]float64{}

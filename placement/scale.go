@@ -1,0 +1,378 @@
+package placement
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+)
+
+// A holder beyond those that the policy asks for costs memory and disk, so it has to save waiting: the
+// seconds that all calls of one second are on their way, together.
+const (
+	enterGain = 0.050 // one that saves so much is added: 50 ms on each of one request a second
+	leaveGain = 0.020 // one that saves less is dropped, if it does for lowFor
+
+	lowFor = 30 * time.Second
+	dwell  = time.Minute // what was added stays so long
+
+	movesPerMinute = 12 // changes of one function's optional holders
+	movesAtOnce    = 8
+
+	// lingers is how long a node that is not responsible any more repeats what it decided, so that the one
+	// that is can take over.
+	lingers = 30 * time.Second
+
+	// MaxOptional is how many optional holders a function has at most.
+	MaxOptional = 32
+)
+
+// Scaler decides the optional holders of the functions that one node is responsible for: those that make
+// callers wait less than they would without. It is greedy facility location: of all regions that have a node
+// to give, the one goes next where a holder saves most, until none saves enough. It keeps what it did when,
+// and is for one goroutine.
+type Scaler struct {
+	self      perigee.NodeID
+	functions map[string]*scaled
+	ways      ways
+
+	members  []perigee.NodeID // in service, when mine was made
+	desired  *perigee.Desired // likewise
+	mine     map[string]bool
+	existing map[string]bool // that others claim, in service or not
+}
+
+// scaled is one function.
+type scaled struct {
+	chosen []chosen
+	tokens float64 // moves that are allowed now
+	filled time.Time
+	lost   time.Time // since when another node is responsible; zero = this one is
+}
+
+// chosen is one optional holder.
+type chosen struct {
+	perigee.Optional
+	since time.Time
+	low   time.Time // since when it saves too little; zero = it does not
+}
+
+// NewScaler returns the Scaler of a node.
+func NewScaler(self perigee.NodeID) *Scaler {
+	return &Scaler{self: self, functions: map[string]*scaled{}}
+}
+
+// Step decides anew and returns what the node's row is to say. fleet are the plans of the View. It is meant
+// to be called about once a second.
+func (s *Scaler) Step(v *perigee.View, fleet *Fleet, now time.Time) map[string][]perigee.Optional {
+	pl := fleet.planner
+	s.update(v, pl)
+	calls := CallsOf(v, func(name string) bool { return s.mine[name] })
+	at := &room{rulings: map[string]*ruling{}}
+	for name := range s.mine {
+		f := s.functions[name]
+		if f == nil && calls[name] == nil && !s.existing[name] {
+			continue
+		}
+		if f == nil {
+			f = &scaled{tokens: movesAtOnce, filled: now}
+			for _, o := range pl.optional[name] {
+				f.chosen = append(f.chosen, chosen{Optional: o, since: now})
+			}
+			s.functions[name] = f
+		}
+		f.lost = time.Time{}
+		c := calls[name]
+		if c == nil {
+			c = &Calls{}
+		}
+		d := decision{scaled: f, planner: pl, fn: v.Desired.Functions[name], view: v, calls: c, ways: &s.ways, at: at, now: now}
+		d.decide()
+	}
+	out := map[string][]perigee.Optional{}
+	for name, f := range s.functions {
+		switch {
+		case v.Desired.Functions[name] == nil:
+			delete(s.functions, name)
+			continue
+		case s.mine[name]:
+			if len(f.chosen) == 0 && calls[name] == nil && !s.existing[name] {
+				delete(s.functions, name)
+				continue
+			}
+		case f.lost.IsZero():
+			f.lost = now
+		case now.Sub(f.lost) > lingers:
+			delete(s.functions, name)
+			continue
+		}
+		if list := f.list(); len(list) > 0 || s.existing[name] {
+			out[name] = list
+		}
+	}
+	return out
+}
+
+// update notes for what this node is responsible now.
+func (s *Scaler) update(v *perigee.View, pl *Planner) {
+	if !s.ways.catalogue.Equal(pl.catalogue) || s.ways.rtt == nil {
+		s.ways = ways{catalogue: pl.catalogue, rtt: map[[2]perigee.Region]time.Duration{}}
+	}
+	var members []perigee.NodeID
+	s.existing = map[string]bool{}
+	for i := range pl.members {
+		m := &pl.members[i]
+		if m.routable && !m.revoked {
+			members = append(members, m.ID)
+		}
+		if m.ID != s.self {
+			for name := range m.Optional {
+				s.existing[name] = true
+			}
+		}
+	}
+	if s.desired == v.Desired && slices.Equal(members, s.members) {
+		return
+	}
+	s.desired, s.members, s.mine = v.Desired, members, map[string]bool{}
+	for name := range v.Desired.Functions {
+		if m := pl.responsible(hashName(name)); m != nil && m.ID == s.self {
+			s.mine[name] = true
+		}
+	}
+}
+
+func (f *scaled) list() []perigee.Optional {
+	out := make([]perigee.Optional, len(f.chosen))
+	for i := range f.chosen {
+		out[i] = f.chosen[i].Optional
+	}
+	return out
+}
+
+// decision is one round for one function.
+type decision struct {
+	*scaled
+	planner *Planner
+	fn      *perigee.Function
+	view    *perigee.View
+	calls   *Calls
+	ways    *ways
+	at      *room
+	now     time.Time
+
+	open   []site  // one for each region that has a node to give
+	sites  []site  // the holders of the plan as it is now
+	waits  float64 // what callers wait with these
+	capped bool    // max leaves no room for more
+}
+
+func (d *decision) decide() {
+	d.refill()
+	d.chosen = slices.DeleteFunc(d.chosen, func(c chosen) bool { return !d.seats(c.Node) })
+	d.look()
+	for len(d.chosen) < MaxOptional && d.may() && (d.add() || d.swap()) {
+		d.look()
+	}
+	for d.may() && d.drop() {
+		d.look()
+	}
+	d.weigh()
+}
+
+// refill gives back the moves that time has brought.
+func (f *decision) refill() {
+	f.tokens = min(movesAtOnce, f.tokens+movesPerMinute*f.now.Sub(f.filled).Minutes())
+	f.filled = f.now
+}
+
+func (d *decision) may() bool { return d.tokens >= 1 }
+
+// moved counts a move.
+func (d *decision) moved() bool {
+	d.tokens--
+	return true
+}
+
+// seats reports whether a node can hold the function.
+func (d *decision) seats(id perigee.NodeID) bool {
+	p := d.view.Observed.Nodes[id]
+	if p == nil || d.view.Desired.Revoked[id] || !p.Routable() {
+		return false
+	}
+	_, ok := Allowed(d.fn.Policy(), p.NodeClaims, d.planner.catalogue)
+	return ok
+}
+
+// plan returns the holders that there would be with these optional ones.
+func (d *decision) plan(list []perigee.Optional) *draft {
+	return d.planner.draftWith(d.fn, d.at, list)
+}
+
+func sitesOf(dr *draft) []site {
+	out := make([]site, len(dr.holders))
+	for i, h := range dr.holders {
+		out[i] = site{id: h.ID, region: h.Region, target: dr.target.way(h.Peer)}
+	}
+	return out
+}
+
+// look finds out how things are with the holders that are chosen.
+func (d *decision) look() {
+	dr := d.plan(d.list())
+	d.sites = sitesOf(dr)
+	d.capped = dr.policy.Max > 0 && len(dr.holders) >= dr.policy.Max
+	d.waits = d.calls.waiting(d.sites, d.ways)
+	d.open = d.open[:0]
+	best := map[int32]*seat{}
+	for i := range dr.seats {
+		s := &dr.seats[i]
+		if s.taken && !d.filler(dr, s) {
+			continue
+		}
+		if b := best[s.region]; b == nil || d.before(dr, s, b) {
+			best[s.region] = s
+		}
+	}
+	for _, s := range best {
+		d.open = append(d.open, site{id: s.ID, region: s.Region, target: dr.target.way(s.Peer)})
+	}
+	slices.SortFunc(d.open, func(a, b site) int { return cmp.Compare(a.region, b.region) })
+}
+
+// filler reports whether a seat was taken only so that there are enough holders.
+func (d *decision) filler(dr *draft, s *seat) bool {
+	for _, h := range dr.holders {
+		if h.seat == s {
+			return h.reason == ReasonSpread || h.reason == ReasonWanted || h.reason == ReasonNear
+		}
+	}
+	return false
+}
+
+// before is the order in which a region gives its nodes: one that has the revision already, then the zone that
+// is less used, then the less busy, then by the hash.
+func (d *decision) before(dr *draft, a, b *seat) bool {
+	rev := d.fn.Live.ID
+	c := cmp.Or(
+		cmp.Compare(b.Revisions[rev], a.Revisions[rev]),
+		cmp.Compare(dr.inZone[a.zone], dr.inZone[b.zone]),
+		cmp.Compare(crowd(a.Peer), crowd(b.Peer)),
+	)
+	return c < 0 || c == 0 && a.precedes(b)
+}
+
+// crowd is how many requests run on a node at once, in powers of two.
+func crowd(p *perigee.Peer) (n int) {
+	sum := uint64(0)
+	for _, t := range p.Traffic {
+		sum += uint64(t.Busy)
+	}
+	for ; sum >= 100; sum /= 2 {
+		n++
+	}
+	return n
+}
+
+// add takes the node that saves most, if that is enough.
+func (d *decision) add() bool {
+	if d.capped {
+		return false
+	}
+	var best site
+	most := enterGain
+	for _, s := range d.open {
+		if gain := d.waits - d.calls.waiting(sitesOf(d.plan(append(d.list(), perigee.Optional{Node: s.id}))), d.ways); gain >= most && (gain > most || best.id == "") {
+			best, most = s, gain
+		}
+	}
+	if best.id == "" {
+		return false
+	}
+	d.chosen = append(d.chosen, chosen{Optional: perigee.Optional{Node: best.id, Gain: millis(most)}, since: d.now})
+	return d.moved()
+}
+
+// swap takes a node in the place of another, where max leaves no room for both.
+func (d *decision) swap() bool {
+	if !d.capped {
+		return false
+	}
+	at, best, most := -1, site{}, enterGain
+	for i := range d.chosen {
+		if d.now.Sub(d.chosen[i].since) < dwell {
+			continue
+		}
+		for _, s := range d.open {
+			list := d.list()
+			list[i] = perigee.Optional{Node: s.id}
+			if gain := d.waits - d.calls.waiting(sitesOf(d.plan(list)), d.ways); gain >= most && (gain > most || at < 0) {
+				at, best, most = i, s, gain
+			}
+		}
+	}
+	if at < 0 {
+		return false
+	}
+	d.chosen[at] = chosen{Optional: perigee.Optional{Node: best.id, Gain: millis(most)}, since: d.now}
+	return d.moved()
+}
+
+// drop gives up the holder that saves least, if it has saved too little for a while and those that would
+// remain are warm.
+func (d *decision) drop() bool {
+	at, least := -1, leaveGain
+	for i := range d.chosen {
+		c := &d.chosen[i]
+		saves := d.without(i)
+		if saves >= leaveGain {
+			c.low = time.Time{}
+			continue
+		}
+		if c.low.IsZero() {
+			c.low = d.now
+		}
+		patient := d.now.Sub(c.low) >= lowFor && d.now.Sub(c.since) >= dwell && d.ready(i)
+		if patient && saves < least {
+			at, least = i, saves
+		}
+	}
+	if at < 0 {
+		return false
+	}
+	d.chosen = slices.Delete(d.chosen, at, at+1)
+	return d.moved()
+}
+
+// without returns how much longer callers wait without the i-th.
+func (d *decision) without(i int) float64 {
+	list := d.list()
+	return d.calls.waiting(sitesOf(d.plan(slices.Delete(list, i, i+1))), d.ways) - d.waits
+}
+
+// ready reports whether the other holders have the function: one breaks only what another has made. A node
+// that would become one by that is waited for by the node that is to give it up.
+func (d *decision) ready(i int) bool {
+	for _, s := range d.sites {
+		if s.id != d.chosen[i].Node && d.view.Observed.Nodes[s.id].Revisions[d.fn.Live.ID] == perigee.Absent {
+			return false
+		}
+	}
+	return true
+}
+
+// weigh notes what each one saves. Small changes are not told.
+func (d *decision) weigh() {
+	for i := range d.chosen {
+		c, gain := &d.chosen[i], millis(d.without(i))
+		if c.Gain == 0 || math.Abs(float64(gain)-float64(c.Gain)) > 0.25*float64(c.Gain) {
+			c.Gain = gain
+		}
+	}
+}
+
+func millis(seconds float64) uint32 {
+	return uint32(math.Round(1000 * max(0, min(seconds, 1e6))))
+}
