@@ -35,6 +35,16 @@ type Limits struct {
 	Timeout     Duration `toml:"timeout" json:"timeout"`         // wall time; default DefaultTimeout, 0 = none
 	Fuel        uint64   `toml:"fuel" json:"fuel"`               // instructions of one request; 0 = unlimited
 	Concurrency int      `toml:"concurrency" json:"concurrency"` // requests at once per node; 0 = the node decides
+
+	Rate RateLimit `toml:"rate" json:"rate,omitzero"` // requests of one client, on each gateway
+}
+
+// RateLimit bounds how many requests of one key a gateway takes. The zero RateLimit bounds nothing.
+type RateLimit struct {
+	Key      string   `toml:"key" json:"key,omitempty"`     // "ip", the default: an IPv4 address or an IPv6 network of 64 bits; "header:<name>": the value of a field, where there is one
+	Requests int      `toml:"requests" json:"requests"`     // in each Per; 0 = unlimited
+	Per      Duration `toml:"per" json:"per,omitempty"`     // 0 = a second
+	Burst    int      `toml:"burst" json:"burst,omitempty"` // at once, after a pause; 0 = Requests
 }
 
 // The limits of a manifest that names none.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 )
 
@@ -18,7 +19,10 @@ type answer struct {
 	settled func()        // called when the head was written
 	stall   *stall
 	altSvc  string // "" = none
-	last    bool   // the connection ends after this (HTTP/1)
+
+	rate, ratePolicy string // what is left of the client's quota, and the quota; "" = there is none
+
+	last bool // the connection ends after this (HTTP/1)
 
 	encoders *encoders   // nil = bodies go as they are
 	asked    http.Header // of the request
@@ -62,6 +66,10 @@ func (a *answer) WriteHeader(status int) {
 	}
 	if a.altSvc != "" {
 		h["Alt-Svc"] = []string{a.altSvc}
+	}
+	if a.rate != "" {
+		h["Ratelimit"] = append(slices.Clip(h["Ratelimit"]), a.rate)
+		h["Ratelimit-Policy"] = append(slices.Clip(h["Ratelimit-Policy"]), a.ratePolicy)
 	}
 	if a.last {
 		h["Connection"] = []string{"close"}

@@ -20,10 +20,11 @@ const (
 	LimitResponse    = "response"    // the node's limit on responses, and those on their headers
 	LimitConcurrency = "concurrency" // limits.concurrency
 	LimitNodeMemory  = "node-memory" // the node's memory for all guests together
+	LimitRate        = "rate"        // limits.rate
 )
 
 func limits() []string {
-	return []string{LimitTimeout, LimitFuel, LimitMemory, LimitDepth, LimitResponse, LimitConcurrency, LimitNodeMemory}
+	return []string{LimitTimeout, LimitFuel, LimitMemory, LimitDepth, LimitResponse, LimitConcurrency, LimitNodeMemory, LimitRate}
 }
 
 // limitOf returns the limit that a request failed for; "" = none. busy is the last refusal of a node that

@@ -23,6 +23,7 @@ type Proxy struct {
 	routes  *routes
 	buffers *buffers
 
+	rates     *rates
 	encoders  *encoders // nil = bodies go as they are
 	census    *census
 	listeners []listener
@@ -55,7 +56,7 @@ func New(cfg Config) (*Proxy, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), routes: newRoutes(), buffers: newBuffers()}
+	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), routes: newRoutes(), rates: newRates(), buffers: newBuffers()}
 	if !cfg.DisableCompression {
 		p.encoders = newEncoders()
 	}

@@ -169,7 +169,7 @@ func (v *visit) receive() *problem {
 	if level := v.fn.Live.Manifest.Receipt; validLevel(level) {
 		v.level = level
 	}
-	return nil
+	return v.limitRate()
 }
 
 // outside refuses a request that came without TLS, or with that of another time, for a host whose plaintext

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -26,6 +27,9 @@ const (
 	wasmPage       = 64 * perigee.KiB
 	maxMemory      = 4 * perigee.GiB
 	maxConcurrency = 100_000
+	maxRate        = 1_000_000
+	minRatePer     = perigee.Duration(time.Second)
+	maxRatePer     = perigee.Duration(24 * time.Hour)
 	maxBuild       = 4096 // bytes
 	maxPath        = 1024 // bytes, of a file or a route
 	maxRoutes      = 100
@@ -194,6 +198,42 @@ func (c *checker) limits(l *perigee.Limits) {
 	if l.Concurrency < 0 || l.Concurrency > maxConcurrency {
 		c.add("limits.concurrency", "%d is out of range: use 1 to %d, or 0 to let the node decide", l.Concurrency, maxConcurrency)
 	}
+	c.rate(&l.Rate)
+}
+
+func (c *checker) rate(l *perigee.RateLimit) {
+	if l.Requests < 0 || l.Requests > maxRate {
+		c.add("limits.rate.requests", "%d is out of range: use 1 to %d, or 0 for as many as come", l.Requests, maxRate)
+	}
+	if l.Requests == 0 && *l != (perigee.RateLimit{}) {
+		c.add("limits.rate.requests", "without it, the other keys of limits.rate mean nothing: say how many, or leave them out")
+	}
+	if l.Per < 0 || l.Per > maxRatePer || l.Per > 0 && l.Per < minRatePer {
+		c.add("limits.rate.per", `%s is out of range: use "1s" to "24h"`, l.Per)
+	}
+	if l.Burst < 0 || l.Burst > maxRate {
+		c.add("limits.rate.burst", "%d is out of range: use 1 to %d, or 0 for as many as requests", l.Burst, maxRate)
+	}
+	name, field := strings.CutPrefix(l.Key, "header:")
+	switch {
+	case l.Key != "" && l.Key != "ip" && !field:
+		c.add("limits.rate.key", `%.80q is not a choice: use "ip", or "header:" and the name of a field`, l.Key)
+	case field && !isFieldName(name):
+		c.add("limits.rate.key", `%.80q is no name of a header field: use at most 64 letters, digits and "-"`, name)
+	}
+}
+
+// isFieldName reports whether a field of that name gets through a gateway.
+func isFieldName(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for _, c := range s {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *checker) env(env map[string]string) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/strict"
@@ -125,6 +126,20 @@ func TestCheckManifest(t *testing.T) {
 		{"fuel", func(m *M) { m.Limits.Fuel = 1 }, "", ""},
 		{"concurrency", func(m *M) { m.Limits.Concurrency = 100_000 }, "", ""},
 		{"concurrency negative", func(m *M) { m.Limits.Concurrency = -1 }, "limits.concurrency", "1 to 100000"},
+		{"rate", func(m *M) { m.Limits.Rate = perigee.RateLimit{Requests: 1} }, "", ""},
+		{"rate by a field", func(m *M) {
+			m.Limits.Rate = perigee.RateLimit{Key: "header:X-Api-Key", Requests: 1_000_000, Per: perigee.Duration(24 * time.Hour), Burst: 1_000_000}
+		}, "", ""},
+		{"rate negative", func(m *M) { m.Limits.Rate.Requests = -1 }, "limits.rate.requests", "1 to 1000000"},
+		{"rate high", func(m *M) { m.Limits.Rate.Requests = 1_000_001 }, "limits.rate.requests", "1 to 1000000"},
+		{"rate of nothing", func(m *M) { m.Limits.Rate.Burst = 5 }, "limits.rate.requests", "say how many"},
+		{"rate per instant", func(m *M) { m.Limits.Rate = perigee.RateLimit{Requests: 1, Per: 1} }, "limits.rate.per", `"1s" to "24h"`},
+		{"rate per month", func(m *M) {
+			m.Limits.Rate = perigee.RateLimit{Requests: 1, Per: perigee.Duration(720 * time.Hour)}
+		}, "limits.rate.per", `"1s" to "24h"`},
+		{"burst negative", func(m *M) { m.Limits.Rate = perigee.RateLimit{Requests: 1, Burst: -1} }, "limits.rate.burst", "1 to 1000000"},
+		{"rate of a cookie", func(m *M) { m.Limits.Rate = perigee.RateLimit{Requests: 1, Key: "cookie"} }, "limits.rate.key", `use "ip"`},
+		{"rate of no field", func(m *M) { m.Limits.Rate = perigee.RateLimit{Requests: 1, Key: "header:a b"} }, "limits.rate.key", "no name"},
 		{"concurrency high", func(m *M) { m.Limits.Concurrency = 100_001 }, "limits.concurrency", "1 to 100000"},
 
 		{"places", func(m *M) {
