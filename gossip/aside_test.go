@@ -90,8 +90,8 @@ func TestAsideAtStart(t *testing.T) {
 			t.Errorf("set aside: %v", got)
 		}
 		rev, ptr := w.deploy("operator", manifest("c"))
-		n.take([][]byte{rev, ptr})
 		n.log.dirty = true // the next append writes all that is kept
+		n.take([][]byte{rev, ptr})
 	}
 	n.conf.Read = nil
 	if n = n.again(w); n.View().Desired.Functions["poison"] == nil || len(n.Asides()) != 0 {

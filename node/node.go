@@ -173,9 +173,7 @@ func (n *Node) wire() error {
 	if n.trials, err = openTrials(n.cfg.Dir.path("trials"), n.cfg.Trial, n.log); err != nil {
 		return err
 	}
-	if n.secrets, err = newSecrets(n); err != nil {
-		return err
-	}
+	n.secrets = newSecrets(n)
 	n.rep = newReplicator(n, store, metrics)
 	n.deployer = newDeployer(n, store, metrics)
 	n.renewer = &renewer{dir: n.cfg.Dir, m: n.m, join: join, gossip: n.gossip, seeds: n.seeds.addrs(), log: n.log}

@@ -55,16 +55,13 @@ const (
 	maxSecretFiles = 4096
 )
 
-func newSecrets(n *Node) (*secrets, error) {
+func newSecrets(n *Node) *secrets {
 	s := &secrets{
 		self: n.m.identity, gossip: n.gossip, control: n.link.Control, dir: n.cfg.Dir.path("secrets"), log: n.log,
 		opened: map[secretKey]string{},
 	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open the keys of secrets: %w", err)
-	}
 	s.leave(n.View().Desired)
-	return s, nil
+	return s
 }
 
 // leave forgets the secrets of functions that may not run here any more: the values, and the keys on disk.
@@ -86,7 +83,7 @@ func (s *secrets) leave(d *perigee.Desired) {
 			err = errors.Join(err, os.Remove(filepath.Join(s.dir, f.Name())))
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.log.Warn("delete keys of secrets that a rule excludes from here", "err", err)
 	}
 }
@@ -196,6 +193,9 @@ func (s *secrets) envelope(ctx context.Context, function string, e *perigee.Secr
 
 // keep saves a key that was handed over; another node may be gone when this one starts again.
 func (s *secrets) keep(file string, version uint64, wrap []byte) error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("keep the key of a secret: %w", err)
+	}
 	if files, err := os.ReadDir(s.dir); err != nil || len(files) >= maxSecretFiles {
 		return fmt.Errorf("keep the key of a secret: %d are kept already: %w", len(files), cmp.Or(err, errors.New("that is the limit")))
 	}

@@ -33,6 +33,12 @@ func (n *Node) openUsage() (err error) {
 	if found.Damaged > 0 {
 		n.log.Warn("usage rows are damaged and were dropped", "rows", found.Damaged)
 	}
+	if found.Unsaved != nil {
+		n.log.Error("there is no usage file: counts are in memory until it can be made, and a stop before that loses them", "err", found.Unsaved)
+	}
+	if found.Unfolded != nil {
+		n.log.Warn("usage of old revisions was not folded", "err", found.Unfolded)
+	}
 	if found.Folded > 0 {
 		n.log.Info("usage of old revisions was folded", "rows", found.Folded)
 	}

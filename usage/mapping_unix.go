@@ -14,18 +14,20 @@ type mapping struct {
 	bytes []byte
 }
 
-func openMapping(path string, size int) (mapping, error) {
+func openMapping(path string, size int) (memory, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return mapping{}, err
+		return nil, err
 	}
 	b, err := syscall.Mmap(int(f.Fd()), 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
 	if err != nil {
 		f.Close()
-		return mapping{}, fmt.Errorf("map %s: %w", path, err)
+		return nil, fmt.Errorf("map %s: %w", path, err)
 	}
-	return mapping{f, b}, nil
+	return &mapping{f, b}, nil
 }
+
+func (m *mapping) data() []byte { return m.bytes }
 
 // sync writes changed pages to disk: the file's and the mapping's are the same.
 func (m *mapping) sync() error { return m.file.Sync() }

@@ -39,10 +39,13 @@ type Opened struct {
 	Why         string // what is wrong with it
 	Damaged     int    // rows that could not be read and were dropped
 	Folded      int    // rows that were folded
+	Unfolded    error  // why rows were not folded that should have been
+	Unsaved     error  // why there is no file: the table is in memory until a Sync can make one; nil = there is
 }
 
-// Open opens the table at path, or makes it. A file that can't be read is moved aside and reported, not
-// an error: a node must start.
+// Open opens the table at path, or makes it. A node must start, so neither a file that can't be used nor a disk
+// without room for one is an error: the former is moved aside, without the latter the table is in memory until a
+// Sync can make it. Both are reported. An error says that cfg is wrong.
 //
 // When more than half of the rows are taken, those that were not used for FoldAfter are folded: for each
 // function and region they become one row without a revision and a caller. That is done in a new file,
@@ -56,32 +59,47 @@ func Open(path string, cfg Config) (*Table, Opened, error) {
 		cfg.Now = time.Now()
 	}
 	var report Opened
-	h, err := readHead(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		t, err := create(path, cfg.Rows, cfg.Now)
-		return t, report, err
-	case errors.Is(err, errForeign):
-		report.Quarantined, report.Why = fmt.Sprintf("%s.bad-%d", path, cfg.Now.Unix()), err.Error()
-		if err := os.Rename(path, report.Quarantined); err != nil {
-			return nil, report, fmt.Errorf("open usage: put aside what is not ours: %w", err)
-		}
-		t, err := create(path, cfg.Rows, cfg.Now)
-		return t, report, err
-	case err != nil:
-		return nil, report, fmt.Errorf("open usage: %w", err)
-	}
-	t, err := load(path, h, &report)
+	t, err := openFile(path, cfg, &report)
 	if err != nil {
-		return nil, report, fmt.Errorf("open usage %s: %w", path, err)
+		report.Unsaved = err
+		return inMemory(path, cfg), report, nil
 	}
-	if cfg.Shared {
+	if cfg.Shared || t.slots == cfg.Rows+1 && t.used <= t.slots/2 {
 		return t, report, nil
 	}
-	if t.slots != cfg.Rows+1 || t.used > t.slots/2 {
-		t, err = rebuild(path, t, cfg, &report)
+	return rebuild(path, t, cfg, &report), report, nil
+}
+
+// openFile opens the file of a table, or makes it.
+func openFile(path string, cfg Config, report *Opened) (*Table, error) {
+	h, err := readHead(path)
+	if errors.Is(err, errForeign) {
+		report.Quarantined, report.Why = fmt.Sprintf("%s.bad-%d", path, cfg.Now.Unix()), err.Error()
+		if err := os.Rename(path, report.Quarantined); err != nil {
+			return nil, fmt.Errorf("open usage: put aside what is not ours: %w", err)
+		}
+		err = fs.ErrNotExist
 	}
-	return t, report, err
+	if errors.Is(err, fs.ErrNotExist) {
+		return create(path, cfg.Rows, cfg.Now)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open usage: %w", err)
+	}
+	t, err := load(path, h, report)
+	if err != nil {
+		return nil, fmt.Errorf("open usage %s: %w", path, err)
+	}
+	return t, nil
+}
+
+// inMemory returns an empty table without a file.
+func inMemory(path string, cfg Config) *Table {
+	m := newCopied(path, int(fileSize(cfg.Rows+1)))
+	head{version, slotSize, uint32(cfg.Rows + 1), 0, cfg.Now.Unix()}.write(m.data())
+	rest := slotAt(m.data(), 0)
+	rest.take(Key{})
+	return &Table{mem: m, rows: map[Key]*slot{{}: rest}, slots: cfg.Rows + 1, used: 1, began: time.Unix(cfg.Now.Unix(), 0).UTC()}
 }
 
 var errForeign = errors.New("no usage file of this release")
@@ -163,7 +181,7 @@ func load(path string, h head, report *Opened) (*Table, error) {
 		return nil, err
 	}
 	t := &Table{mem: mem, rows: map[Key]*slot{}, slots: int(h.slots), began: time.Unix(h.began, 0).UTC()}
-	rest := slotAt(mem.bytes, 0)
+	rest := slotAt(mem.data(), 0)
 	if k, taken, damaged := rest.owner(); !taken || k != (Key{}) || h.sealed != 0 && rest.broken() {
 		if damaged || taken {
 			report.Damaged++
@@ -174,7 +192,7 @@ func load(path string, h head, report *Opened) (*Table, error) {
 	// Slots are taken in order; after a loss of power there may be gaps, which later ones fill.
 	t.used = 1
 	for i := 1; i < t.slots; i++ {
-		s := slotAt(mem.bytes, i)
+		s := slotAt(mem.data(), i)
 		k, taken, damaged := s.owner()
 		if _, twice := t.rows[k]; taken && twice {
 			taken, damaged = false, true
@@ -190,13 +208,13 @@ func load(path string, h head, report *Opened) (*Table, error) {
 			continue
 		}
 		if i != t.used {
-			s = move(s, slotAt(mem.bytes, t.used), k)
+			s = move(s, slotAt(mem.data(), t.used), k)
 		}
 		t.rows[k] = s
 		t.used++
 	}
 	if h.sealed != 0 { // from here on they change
-		head{version, slotSize, h.slots, 0, h.began}.write(mem.bytes)
+		head{version, slotSize, h.slots, 0, h.began}.write(mem.data())
 		if err := mem.sync(); err != nil {
 			return nil, errors.Join(err, mem.close())
 		}
@@ -217,38 +235,43 @@ func move(from, to *slot, k Key) *slot {
 	return to
 }
 
-// rebuild copies t into a new file that replaces its own, and folds what is old if it is crowded.
-func rebuild(path string, t *Table, cfg Config, report *Opened) (*Table, error) {
+// rebuild copies t into a new file that replaces its own, and folds what is old if it is crowded. It returns t
+// as it is where that can't be done.
+func rebuild(path string, t *Table, cfg Config, report *Opened) *Table {
 	crowded := t.used > min(t.slots, cfg.Rows+1)/2
 	old := cfg.Now.Add(-FoldAfter)
-	rows := t.Rows()
+	rows, folded := t.Rows(), 0
 	for i := range rows {
 		r := &rows[i]
 		if crowded && !r.Other && (r.Revision != "" || r.Caller != "") && r.Last.Before(old) {
 			r.Key = Key{Function: r.Function, Region: r.Region}
-			report.Folded++
+			folded++
 		}
 	}
-	if report.Folded == 0 && t.slots == cfg.Rows+1 {
-		return t, nil
+	if folded == 0 && t.slots == cfg.Rows+1 {
+		return t
 	}
-	tmp := path + ".fold"
-	n, err := create(tmp, cfg.Rows, t.began)
+	n, err := create(path+".fold", cfg.Rows, t.began)
 	if err != nil {
-		return nil, errors.Join(err, t.mem.close())
+		report.Unfolded = err
+		return t
 	}
 	for i := range rows {
 		r := &rows[i]
 		n.Add(r.Key, &r.Counts, r.First)
 		n.Add(r.Key, &Counts{}, r.Last)
 	}
-	if err := errors.Join(n.Sync(), t.mem.close()); err != nil {
-		return nil, errors.Join(err, n.mem.close())
+	err = n.Sync()
+	if err == nil {
+		err = replace(path+".fold", path)
 	}
-	if err := replace(tmp, path); err != nil {
-		return nil, errors.Join(fmt.Errorf("fold usage: %w", err), n.mem.close())
+	if err != nil {
+		report.Unfolded = errors.Join(fmt.Errorf("fold usage: %w", err), n.mem.close())
+		return t
 	}
-	return n, nil
+	report.Folded = folded
+	_ = t.mem.close() // its file is gone
+	return n
 }
 
 // replace gives a file its name for good: what Sync saves later is lost with a name that is not on disk.

@@ -10,7 +10,8 @@
 // is written by Sync, and a killed process loses what came after it.
 //
 // The file has a fixed size, and its blocks are written when it is made, so that a full disk is an error
-// then and not a fault later:
+// then and not a fault later. A table that got no file counts in the memory of its process, and each Sync tries
+// to make the file:
 //
 //	0     "perigee usage\n\0\0"
 //	16    version (uint32), bytes of a row (uint32), rows (uint32), 1 if the rows are sealed (uint32)
@@ -120,7 +121,7 @@ type Row struct {
 // Table is a file of rows.
 type Table struct {
 	mu      sync.RWMutex // guards all below; held for reading while counters are added to
-	mem     mapping
+	mem     memory
 	rows    map[Key]*slot
 	used    int // slots taken, the first included
 	slots   int
@@ -167,7 +168,7 @@ func (t *Table) make(k Key) {
 	if _, ok := t.rows[k]; ok || t.closed || t.settled || t.used == t.slots {
 		return
 	}
-	s := slotAt(t.mem.bytes, t.used)
+	s := slotAt(t.mem.data(), t.used)
 	if s.take(k) {
 		t.rows[k] = s
 		t.used++
@@ -225,7 +226,7 @@ func (t *Table) Close() error {
 	}
 	t.rows = nil
 	if err = errors.Join(err, t.mem.sync()); err == nil { // seals that are said to be there are on disk
-		head{version, slotSize, uint32(t.slots), 1, t.began.Unix()}.write(t.mem.bytes)
+		head{version, slotSize, uint32(t.slots), 1, t.began.Unix()}.write(t.mem.data())
 		err = t.mem.sync()
 	}
 	return errors.Join(err, t.mem.close())

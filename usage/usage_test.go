@@ -237,9 +237,47 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%d rows are accepted", rows)
 		}
 	}
-	if _, _, err := Open(filepath.Join(t.TempDir(), "none", "usage"), Config{}); err == nil {
-		t.Error("a file in no directory is made")
+}
+
+// TestWithoutFile opens a table where no file can be made: it counts, makes the file when it can, and never in
+// the place of another.
+func TestWithoutFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "later")
+	path := filepath.Join(dir, "usage")
+	u, report := open(t, path, Config{Rows: 4, Now: day})
+	other, _ := open(t, path, Config{Rows: 4, Now: day})
+	if report.Unsaved == nil {
+		t.Fatal("it has a file")
 	}
+	u.Add(keyA, &one, day)
+	other.Add(keyA, &one, day)
+	if err := u.Sync(); err == nil {
+		t.Error("it is said to be on disk")
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the first makes the file, the second writes to it
+		u.Add(keyA, &one, day)
+		if err := u.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := other.Sync(); err == nil {
+		t.Error("the file of another table was replaced")
+	}
+	u.Add(Key{Function: "b"}, &one, day)
+	if err := u.Close(); err != nil {
+		t.Fatal(err)
+	}
+	u, report = open(t, path, Config{Rows: 4, Now: day})
+	if report != (Opened{}) {
+		t.Errorf("the next start reports %+v", report)
+	}
+	if got := find(t, u, keyA).Requests; got != 3 {
+		t.Errorf("%d requests, want 3", got)
+	}
+	find(t, u, Key{Function: "b"})
 }
 
 // addForEver says each request after it was counted.
