@@ -20,7 +20,8 @@ import (
 func (v *visit) forward(ctx context.Context) error {
 	v.route = v.proxy.routes.of(v.fn, v.view.Desired.Functions)
 	v.route.asked()
-	demand := placement.Demand{Function: v.fn, Entry: v.proxy.cfg.Self, Caller: v.facts.region, Steer: v.steer, Rollout: v.rollout}
+	demand := v.demand()
+	excluded := false // a node refused by a hard rule
 	var room [maxTries]placement.Candidate
 	var lost error
 	for {
@@ -32,6 +33,10 @@ func (v *visit) forward(ctx context.Context) error {
 		}
 		if len(candidates) == 0 {
 			d := placement.Route(demand, v.view, func(id perigee.NodeID) placement.Fact { return v.fact(id, now) }, now, chance)
+			if d.Refusal != nil && excluded && lost == nil && v.renew(ctx) {
+				demand, excluded = v.demand(), false
+				continue
+			}
 			if d.Refusal != nil {
 				return cmp.Or(lost, error(&refusedError{d.Refusal}))
 			}
@@ -53,8 +58,13 @@ func (v *visit) forward(ctx context.Context) error {
 		if errors.Is(err, errLost) {
 			lost = err // should nobody else take it: it may have run, so it was not refused
 		}
-		if hop := (*perigee.HopError)(nil); errors.As(err, &hop) && hop.Code == perigee.RefusedOverloaded {
-			v.busy = hop
+		if hop := (*perigee.HopError)(nil); errors.As(err, &hop) {
+			switch hop.Code {
+			case perigee.RefusedOverloaded:
+				v.busy = hop
+			case perigee.RefusedNotAllowed:
+				excluded = true
+			}
 		}
 		v.answer.reset()
 		v.unexpect()
@@ -64,6 +74,11 @@ func (v *visit) forward(ctx context.Context) error {
 		}
 		demand.Tried[node] = true
 	}
+}
+
+// demand is what the router is asked.
+func (v *visit) demand() placement.Demand {
+	return placement.Demand{Function: v.fn, Entry: v.proxy.cfg.Self, Caller: v.facts.region, Steer: v.steer, Rollout: v.rollout}
 }
 
 // blame returns the error that counts, if a try failed: what the client did, or the deadline, goes

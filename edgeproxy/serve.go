@@ -162,14 +162,19 @@ func (v *visit) receive() *problem {
 			hint: "Check the address. If you just deployed it, check the [[route]] of its manifest: `perigee ls` shows the routes.",
 		}
 	}
-	v.rollout = v.proxy.rollout(v.view, v.fn)
-	if serving := v.rollout.Function(v.fn); serving != v.fn {
-		v.fn, v.rollout = serving, nil
-	}
+	v.take(v.view, v.fn)
 	if level := v.fn.Live.Manifest.Receipt; validLevel(level) {
 		v.level = level
 	}
 	return v.limitRate()
+}
+
+// take has the request served by a function as it is in a view.
+func (v *visit) take(view *perigee.View, fn *perigee.Function) {
+	v.view, v.fn, v.rollout = view, fn, v.proxy.rollout(view, fn)
+	if serving := v.rollout.Function(fn); serving != fn {
+		v.fn, v.rollout = serving, nil
+	}
 }
 
 // outside refuses a request that came without TLS, or with that of another time, for a host whose plaintext
