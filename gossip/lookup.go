@@ -110,6 +110,17 @@ func (g *Gossip) Revision(id perigee.Digest) (*perigee.Revision, bool) {
 	return e.revision, true
 }
 
+// Record returns a record as it was signed; false when it is not known here.
+func (g *Gossip) Record(id perigee.Digest) ([]byte, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	e := g.core.set.byID[id]
+	if e == nil {
+		return nil, false
+	}
+	return e.raw, true
+}
+
 // RevisionByID returns a function's revision by its short name, and the identity of its record.
 func (g *Gossip) RevisionByID(function string, id perigee.RevisionID) (*perigee.Revision, perigee.Digest, bool) {
 	l := g.folded.Load().lineages[function]

@@ -196,6 +196,13 @@ const (
 	StepRecorded = "recorded" // it is live
 )
 
+// Placed is the outcome of a change of placement.
+type Placed struct {
+	Changed bool             `json:"changed"`           // false: this placement held already
+	Stored  []perigee.NodeID `json:"stored,omitempty"`  // nodes with the record on disk
+	Brought perigee.NodeID   `json:"brought,omitempty"` // got the bundle before the change, since no holder of the new plan had it
+}
+
 // Usage is what functions used on all nodes that answered.
 type Usage struct {
 	Nodes []UsageNode  `json:"nodes"`

@@ -8,8 +8,8 @@ import (
 	"github.com/perigee-edge/perigee"
 )
 
-// bundleHandler serves bundles to peers and takes those of deploys, on the control connection. All
-// but the GETs begin with the record frame of the revision:
+// bundleHandler serves bundles to peers and takes those of deploys and moves, on the control connection.
+// All but the GETs begin with the record frames of the revision and of the pointer that is to be in force:
 //
 //	GET  /bundles/{function}/{revision}/slices/{slice}  a sealed slice of the archive (package digest)
 //	GET  /bundles/{function}/{revision}/slices          the slices that are here so far, and others as they
@@ -40,8 +40,8 @@ const stallTime = 30 * time.Second // that a sender of a body may pause
 // revisionOf finds a revision that is recorded, or one whose deploy is under way here, and the rules
 // that hold for it.
 func (d *deployer) revisionOf(function string, id perigee.RevisionID) (*perigee.Revision, *perigee.Policy) {
-	if rev := d.rep.expected(id); rev != nil && rev.Manifest.Name == function {
-		return rev, &rev.Manifest.Placement
+	if fn := d.rep.expected(id); fn != nil && fn.Name == function {
+		return fn.Live, fn.Policy()
 	}
 	if rev, _, ok := d.gossip.RevisionByID(function, id); ok {
 		return rev, policyOf(d.gossip.View(), rev)
@@ -78,16 +78,19 @@ func (d *deployer) serveFetch(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// arriving reads the frame that a request begins with. It returns the rest of the body, or answers
+// arriving reads the frames that a request begins with. It returns the rest of the body, or answers
 // why this node does not take it.
 func (d *deployer) arriving(w http.ResponseWriter, r *http.Request) (*perigee.Function, io.Reader, bool) {
 	body := newPaced(w, r, time.Now().Add(deployTimeout))
-	frame, err := readFrame(body)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return nil, nil, false
+	var records [2][]byte
+	for i := range records {
+		var err error
+		if records[i], err = readFrame(body); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return nil, nil, false
+		}
 	}
-	fn, err := d.eligible(r.Context(), frame)
+	fn, err := d.eligible(r.Context(), records[0], records[1])
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusConflict)
 		return nil, nil, false

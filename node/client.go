@@ -125,10 +125,8 @@ func (c *Client) WhatIf(ctx context.Context, ask WhatIf) (o placement.Outcome, e
 // Submit hands signed records to the cluster.
 func (c *Client) Submit(ctx context.Context, records ...[]byte) (a Ack, err error) {
 	var body bytes.Buffer
-	for _, r := range records {
-		if err := writeFrame(&body, r); err != nil {
-			return a, err
-		}
+	if err := writeFrames(&body, records...); err != nil {
+		return a, err
 	}
 	return a, c.post(ctx, "/v1/records", &body, &a)
 }
@@ -140,10 +138,8 @@ const maxLine = 1 << 20
 // progress, which may be nil; the last event is returned.
 func (c *Client) Deploy(ctx context.Context, revision, pointer []byte, bundle io.Reader, progress func(DeployEvent)) (DeployEvent, error) {
 	var head bytes.Buffer
-	for _, r := range [][]byte{revision, pointer} {
-		if err := writeFrame(&head, r); err != nil {
-			return DeployEvent{}, err
-		}
+	if err := writeFrames(&head, revision, pointer); err != nil {
+		return DeployEvent{}, err
 	}
 	resp, err := c.do(ctx, http.MethodPost, "/v1/deploy", io.MultiReader(&head, bundle))
 	if err != nil {
@@ -174,6 +170,11 @@ func (c *Client) Deploy(ctx context.Context, revision, pointer []byte, bundle io
 		err = io.ErrUnexpectedEOF
 	}
 	return DeployEvent{}, fmt.Errorf("deploy through %s: the answer ended early: %w; run the deploy again: it continues where this one stopped", c.name, err)
+}
+
+// Place hands over the pointer record that changes a function's placement.
+func (c *Client) Place(ctx context.Context, pointer []byte) (p Placed, err error) {
+	return p, c.post(ctx, "/v1/placement", bytes.NewReader(pointer), &p)
 }
 
 // Invoke sends a request to a function through the node, without DNS or a public certificate. The

@@ -76,14 +76,14 @@ func (d *deployer) deploy(ctx context.Context, revision, pointer []byte, archive
 	}
 	fn, plan, err := d.prepare(ctx, revision, pointer)
 	if err != nil {
-		return last, err
+		return last, fmt.Errorf("deploy%s: nothing was changed: %w", nameOf(fn), err)
 	}
-	first, err := d.place(ctx, fn, plan, revision, archive, progress)
+	first, err := d.place(ctx, fn, plan, archive, progress, revision, pointer)
 	if err != nil {
 		return last, fmt.Errorf("deploy %s: nothing was changed: %w", fn.Name, err)
 	}
-	d.spread(ctx, fn, plan, revision, first, progress)
-	d.awaitNews(ctx, fn, first)
+	d.spread(ctx, fn, plan, first, progress, revision, pointer)
+	d.awaitNews(ctx, fn, first, perigee.Warm)
 	ack, err := d.record(ctx, fn, first, revision, pointer)
 	if err != nil {
 		return last, fmt.Errorf("deploy %s: nothing was changed: %w", fn.Name, err)
@@ -92,25 +92,33 @@ func (d *deployer) deploy(ctx context.Context, revision, pointer []byte, archive
 	return DeployEvent{Step: StepRecorded, Revision: fn.Live.ID, Stored: ack.Stored, Done: true}, nil
 }
 
-// prepare checks all that can be checked before a byte of the bundle is read, and plans.
-func (d *deployer) prepare(ctx context.Context, revision, pointer []byte) (*perigee.Function, placement.Plan, error) {
-	var none placement.Plan
-	fn, err := d.candidate(ctx, revision, pointer)
+// prepare checks all that can be checked before a byte of the bundle is read, and plans. With an error
+// the function is nil if not even its name is known.
+func (d *deployer) prepare(ctx context.Context, revision, pointer []byte) (fn *perigee.Function, plan placement.Plan, err error) {
+	fn, err = d.candidate(ctx, revision, pointer)
 	if err != nil {
-		return nil, none, fmt.Errorf("deploy: nothing was changed: %w", err)
+		return nil, plan, err
 	}
-	if err := d.checkPointer(fn, revision, pointer); err != nil {
-		return nil, none, fmt.Errorf("deploy %s: nothing was changed: %w", fn.Name, err)
+	if err := d.checkHeads(fn, pointer); err != nil {
+		return fn, plan, err
 	}
 	view := d.gossip.View()
 	if names := unset(view.Desired, &fn.Live.Manifest); len(names) > 0 {
-		return nil, none, fmt.Errorf("deploy %s: nothing was changed: secret %s has no value: set it with `perigee secret set %s %s`", fn.Name, strings.Join(names, ", "), fn.Name, names[0])
+		return fn, plan, fmt.Errorf("secret %s has no value: set it with `perigee secret set %s %s`", strings.Join(names, ", "), fn.Name, names[0])
 	}
-	plan := placement.NewPlanner(view).Plan(fn)
+	plan = placement.NewPlanner(view).Plan(fn)
 	if len(plan.Holders) == 0 || len(plan.Unsatisfied) > 0 && !samePlacement(view.Desired.Functions[fn.Name], fn) {
-		return nil, none, fmt.Errorf("deploy %s: nothing was changed: its placement can't be satisfied now: %s", fn.Name, strings.Join(plan.Unsatisfied, "; "))
+		return fn, plan, fmt.Errorf("its placement can't be satisfied now: %s", strings.Join(plan.Unsatisfied, "; "))
 	}
 	return fn, plan, nil
+}
+
+// nameOf is a function's name for an error, after a space; "" = it is not known.
+func nameOf(fn *perigee.Function) string {
+	if fn == nil {
+		return ""
+	}
+	return " " + fn.Name
 }
 
 // samePlacement reports whether a function is live with the same placement. Then a new revision
@@ -119,25 +127,39 @@ func samePlacement(live, fn *perigee.Function) bool {
 	return live != nil && sameJSON(live.Policy(), fn.Policy())
 }
 
-// candidate returns the function as it would be with the signed revision live. It checks the
-// records' signatures, their author's rights and the manifest, as every node will.
-func (d *deployer) candidate(ctx context.Context, revision []byte, others ...[]byte) (*perigee.Function, error) {
-	if err := d.verify(ctx, append([][]byte{revision}, others...)...); err != nil {
+// candidate returns the function as it would be with the signed pointer in force, which must make this
+// revision live. It checks the records' signatures, their author's rights, the manifest and the
+// placement, as every node will.
+func (d *deployer) candidate(ctx context.Context, revision, pointer []byte) (*perigee.Function, error) {
+	if err := d.verify(ctx, revision, pointer); err != nil {
 		return nil, err
 	}
 	r, p, err := open[*record.Revision](revision)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkManifest(&p.Manifest, d.gossip.View().Desired.Regions); err != nil {
+	_, ptr, err := open[*record.Pointer](pointer)
+	if err != nil {
+		return nil, fmt.Errorf("the pointer record: %w", err)
+	}
+	if ptr.Function != p.Manifest.Name || ptr.Revision != record.ID(revision) {
+		return nil, errors.New("the pointer record does not name the revision that came with it")
+	}
+	fn := &perigee.Function{
+		Name: p.Manifest.Name, Head: record.ID(pointer), Placement: ptr.Placement, Rollout: ptr.Rollout,
+		Live: &perigee.Revision{
+			ID: record.RevisionID(record.ID(revision)), Manifest: p.Manifest, Bundle: p.Bundle, Size: p.Size, Author: r.Key, Created: r.HLC.Time(),
+		},
+	}
+	m := p.Manifest
+	m.Placement = *fn.Policy()
+	if err := checkManifest(&m, d.gossip.View().Desired.Regions); err != nil {
 		return nil, err
 	}
 	if p.Size <= 0 || p.Size > maxArchive {
 		return nil, fmt.Errorf("its bundle of %d bytes: want 1 to %d", p.Size, maxArchive)
 	}
-	return &perigee.Function{Name: p.Manifest.Name, Live: &perigee.Revision{
-		ID: record.RevisionID(record.ID(revision)), Manifest: p.Manifest, Bundle: p.Bundle, Size: p.Size, Author: r.Key, Created: r.HLC.Time(),
-	}}, nil
+	return fn, nil
 }
 
 // verify has gossip verify records. An author that it does not know yet may become known in a
@@ -168,26 +190,23 @@ func open[P record.Payload](b []byte) (*record.Record, P, error) {
 	return r, want, nil
 }
 
-// checkPointer requires that the pointer makes this revision live and replaces what is live now.
-func (d *deployer) checkPointer(fn *perigee.Function, revision, pointer []byte) error {
-	r, ptr, err := open[*record.Pointer](pointer)
+// checkHeads requires that the pointer replaces what is live now.
+func (d *deployer) checkHeads(fn *perigee.Function, pointer []byte) error {
+	r, _, err := open[*record.Pointer](pointer)
 	if err != nil {
-		return fmt.Errorf("the pointer record: %w", err)
-	}
-	if ptr.Function != fn.Name || ptr.Revision != record.ID(revision) {
-		return errors.New("the pointer record does not name the revision that came with it")
+		return err
 	}
 	for _, head := range d.gossip.Heads(fn.Name) {
 		if head != record.ID(pointer) && !slices.Contains(r.Parents, head) {
-			return fmt.Errorf("somebody else changed %s meanwhile: see `perigee show %s`, then run the deploy again to replace that", fn.Name, fn.Name)
+			return fmt.Errorf("somebody else changed %s meanwhile: see `perigee show %s`, then try again to replace that", fn.Name, fn.Name)
 		}
 	}
 	return nil
 }
 
 // place brings the archive to a planned holder: this node if it is one, else the nearest that takes
-// it. It returns that node.
-func (d *deployer) place(ctx context.Context, fn *perigee.Function, plan placement.Plan, revision []byte, archive io.Reader, progress func(DeployEvent)) (perigee.NodeID, error) {
+// it, which gets the records, too. It returns that node.
+func (d *deployer) place(ctx context.Context, fn *perigee.Function, plan placement.Plan, archive io.Reader, progress func(DeployEvent), records ...[]byte) (perigee.NodeID, error) {
 	admitted := DeployEvent{Step: StepAdmitted, Node: d.self, Revision: fn.Live.ID}
 	var errs []error
 	if slices.Contains(plan.Holders, d.self) {
@@ -207,7 +226,7 @@ func (d *deployer) place(ctx context.Context, fn *perigee.Function, plan placeme
 		if to == d.self {
 			continue
 		}
-		send, err := d.offer(ctx, to, revision)
+		send, err := d.offer(ctx, to, records...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s does not take the bundle: %w", to, err))
 			progress(DeployEvent{Step: StepWaiting, Node: to, Revision: fn.Live.ID, Detail: err.Error()})
@@ -217,7 +236,7 @@ func (d *deployer) place(ctx context.Context, fn *perigee.Function, plan placeme
 		if send {
 			rest = io.LimitReader(archive, int64(fn.Live.Size))
 		}
-		if err := d.post(ctx, to, "/bundles", revision, rest); err != nil {
+		if err := d.post(ctx, to, "/bundles", rest, records...); err != nil {
 			return "", fmt.Errorf("hand the bundle to %s: %w", to, err) // it was read: there is nothing to give to another
 		}
 		admitted.Node = to
@@ -228,11 +247,11 @@ func (d *deployer) place(ctx context.Context, fn *perigee.Function, plan placeme
 }
 
 // offer asks a holder whether it takes a bundle, and whether the bytes are to be sent.
-func (d *deployer) offer(ctx context.Context, to perigee.NodeID, revision []byte) (send bool, err error) {
+func (d *deployer) offer(ctx context.Context, to perigee.NodeID, records ...[]byte) (send bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, offerTimeout, fmt.Errorf("no answer within %v", offerTimeout))
 	defer cancel()
 	var head bytes.Buffer
-	if err := writeFrame(&head, revision); err != nil {
+	if err := writeFrames(&head, records...); err != nil {
 		return false, err
 	}
 	answer, err := call(ctx, d.control(to), "/bundles/offer", head.Bytes())
@@ -241,14 +260,14 @@ func (d *deployer) offer(ctx context.Context, to perigee.NodeID, revision []byte
 
 // spread copies the bundle to a second holder, so that the death of the first loses nothing. It is
 // not an error when none can be had: the replication of the others goes on for ever.
-func (d *deployer) spread(ctx context.Context, fn *perigee.Function, plan placement.Plan, revision []byte, first perigee.NodeID, progress func(DeployEvent)) {
+func (d *deployer) spread(ctx context.Context, fn *perigee.Function, plan placement.Plan, first perigee.NodeID, progress func(DeployEvent), records ...[]byte) {
 	for _, id := range d.rep.nearest(plan.Holders) {
 		if id == first || id == d.self {
 			continue
 		}
-		_, err := d.offer(ctx, id, revision)
+		_, err := d.offer(ctx, id, records...)
 		if err == nil {
-			err = d.post(ctx, id, "/bundles/fetch/"+string(first), revision, http.NoBody)
+			err = d.post(ctx, id, "/bundles/fetch/"+string(first), http.NoBody, records...)
 		}
 		switch {
 		case err == nil:
@@ -262,11 +281,11 @@ func (d *deployer) spread(ctx context.Context, fn *perigee.Function, plan placem
 	}
 }
 
-// awaitNews waits until this node has heard that the holder is warm, and then until all have.
-func (d *deployer) awaitNews(ctx context.Context, fn *perigee.Function, holder perigee.NodeID) {
+// awaitNews waits until this node has heard that the holder is so warm, and then until all have.
+func (d *deployer) awaitNews(ctx context.Context, fn *perigee.Function, holder perigee.NodeID, to perigee.Warmth) {
 	await(ctx, d.gossip, newsTime, func() bool {
 		p := d.gossip.View().Observed.Nodes[holder]
-		return p != nil && p.Revisions[fn.Live.ID] == perigee.Warm
+		return p != nil && p.Revisions[fn.Live.ID] >= to
 	})
 	pause(ctx, headStart)
 }
@@ -280,19 +299,19 @@ func (d *deployer) record(ctx context.Context, fn *perigee.Function, first perig
 	if ctx.Err() != nil {
 		return gossip.Ack{}, context.Cause(ctx)
 	}
-	if err := d.checkPointer(fn, revision, pointer); err != nil {
+	if err := d.checkHeads(fn, pointer); err != nil {
 		return gossip.Ack{}, err
 	}
 	if p := d.gossip.View().Observed.Nodes[first]; p == nil || p.State == perigee.NodeDead || p.State == perigee.NodeLeft {
-		return gossip.Ack{}, fmt.Errorf("%s, which has the bundle, is gone: run the deploy again", first)
+		return gossip.Ack{}, fmt.Errorf("%s, which has the bundle, is gone: try again", first)
 	}
 	return d.gossip.Submit(context.WithoutCancel(ctx), revision, pointer)
 }
 
-// post sends a revision's record, and what follows it, to a peer.
-func (d *deployer) post(ctx context.Context, to perigee.NodeID, path string, revision []byte, rest io.Reader) error {
+// post sends a revision, its pointer, and what follows them, to a peer.
+func (d *deployer) post(ctx context.Context, to perigee.NodeID, path string, rest io.Reader, records ...[]byte) error {
 	var head bytes.Buffer
-	if err := writeFrame(&head, revision); err != nil {
+	if err := writeFrames(&head, records...); err != nil {
 		return err
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://perigee"+path, io.MultiReader(&head, rest))

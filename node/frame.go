@@ -20,6 +20,15 @@ func writeFrame(w io.Writer, b []byte) error {
 	return err
 }
 
+func writeFrames(w io.Writer, records ...[]byte) error {
+	for _, b := range records {
+		if err := writeFrame(w, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func readFrame(r io.Reader) ([]byte, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {

@@ -181,6 +181,7 @@ func (n *Node) wire() error {
 	control.Handle("/gossip/", n.gossip.Handler())
 	control.Handle("/bundles", n.deployer.bundleHandler())
 	control.Handle("/bundles/", n.deployer.bundleHandler())
+	control.Handle("POST /placement", membersOnly(n.serveNodePlacement))
 	control.HandleFunc("POST /secrets/{function}/{name}/{version}", n.secrets.serve)
 	control.Handle("POST /reach", join.reach.handler())
 	control.Handle("POST /web/sign", web.handler())

@@ -157,9 +157,10 @@ type Deployed struct {
 type DeployOptions struct {
 	// If is the revision that must be live now, NoRevision that none is; "" = whatever is.
 	If perigee.RevisionID
-	// Placement says whose hard rules count: PlacementKeep for those that hold now, or PlacementManifest
-	// for those of the manifest. "" is PlacementKeep where a revision becomes live again; a deploy takes
-	// the manifest's, and refuses to choose where those that hold now were set apart from any manifest.
+	// Placement says whose placement counts where one was set apart from the manifest: PlacementKeep for
+	// the one that holds now, or PlacementManifest for the manifest's. "" is PlacementKeep where a revision
+	// becomes live again, and for a deploy whose manifest says of placement what the live one's does; a
+	// deploy with another refuses to choose.
 	Placement string
 	// Rollout is placement.RolloutAll to skip the stages; "" = one node, a region, all.
 	Rollout string
@@ -186,10 +187,11 @@ func (p *Person) DeployWith(ctx context.Context, opt DeployOptions, m *perigee.M
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return Deployed{}, err
 	}
-	if m, err = opt.apply(m, live); err != nil {
+	policy, err := opt.Apart(m, live)
+	if err != nil {
 		return Deployed{}, fmt.Errorf("deploy %s: nothing was changed: %w", m.Name, err)
 	}
-	if live != nil && live.Live.Bundle == bundle && len(heads) == 1 && sameJSON(&live.Live.Manifest, m) && sameJSON(live.Policy(), &m.Placement) {
+	if live != nil && live.Live.Bundle == bundle && len(heads) == 1 && sameJSON(&live.Live.Manifest, m) && sameJSON(live.Placement, policy) {
 		return Deployed{Revision: live.Live.ID}, nil
 	}
 	status, err := p.Status(ctx)
@@ -200,7 +202,7 @@ func (p *Person) DeployWith(ctx context.Context, opt DeployOptions, m *perigee.M
 	if err != nil {
 		return Deployed{}, err
 	}
-	_, ptrBytes, err := record.Sign(p.Key, p.Cluster, rev.HLC+1, heads, &record.Pointer{Function: m.Name, Revision: record.ID(revBytes), Rollout: opt.Rollout})
+	_, ptrBytes, err := record.Sign(p.Key, p.Cluster, rev.HLC+1, heads, &record.Pointer{Function: m.Name, Revision: record.ID(revBytes), Placement: policy, Rollout: opt.Rollout})
 	if err != nil {
 		return Deployed{}, err
 	}
@@ -208,26 +210,42 @@ func (p *Person) DeployWith(ctx context.Context, opt DeployOptions, m *perigee.M
 	return Deployed{Revision: last.Revision, Stored: last.Stored, Changed: true}, err
 }
 
-// apply holds the function against what the person expects of it, and returns the manifest to sign.
-// Whoever changes the function between this look and the deploy is found by the node, since the new
-// pointer does not name theirs.
-func (o DeployOptions) apply(m *perigee.Manifest, live *FunctionStatus) (*perigee.Manifest, error) {
+// Apart holds the function against what the person expects of it, and returns the placement that stays
+// apart from the manifest that is deployed; nil = the manifest's holds. live is the function as it is; nil
+// = there is none. Whoever changes the function between this look and the deploy is found by the node,
+// since the new pointer does not name theirs.
+func (o DeployOptions) Apart(m *perigee.Manifest, live *FunctionStatus) (*perigee.Policy, error) {
 	id := NoRevision
 	if live != nil {
 		id = live.Live.ID
 	}
 	if o.If != "" && o.If != id {
-		return m, fmt.Errorf("revision %s is live, not %s: see `perigee show %s`", id, o.If, m.Name)
+		return nil, fmt.Errorf("revision %s is live, not %s: see `perigee show %s`", id, o.If, m.Name)
 	}
 	if live == nil || live.Placement == nil || o.Placement == PlacementManifest {
-		return m, nil
+		return nil, nil
 	}
-	kept := *m
-	kept.Placement = m.Placement.WithHard(live.Policy())
-	if o.Placement != PlacementKeep && !sameJSON(&kept.Placement, &m.Placement) {
-		return m, errors.New("its hard placement rules were set apart from the manifest, and the manifest's differ: choose with --placement keep or --placement manifest")
+	apart := keptApart(live.Function, &m.Placement)
+	if apart != nil && o.Placement != PlacementKeep && !sameJSON(&live.Live.Manifest.Placement, &m.Placement) {
+		return nil, errors.New("its placement was set apart from the manifest, whose own has changed: choose with --placement keep or --placement manifest (`perigee placement show " + m.Name + "` says what holds)")
 	}
-	return &kept, nil
+	return apart, nil
+}
+
+// keptApart returns the placement that stays in force when a manifest with the policy next becomes live;
+// nil = that of the manifest. A placement that a person set apart stays whole. Else the hard rules of now
+// stay, which may have outlived the manifest that they came with.
+func keptApart(fn *perigee.Function, next *perigee.Policy) *perigee.Policy {
+	kept := next.WithHard(fn.Policy())
+	if fn.Placement != nil {
+		if outlived := fn.Live.Manifest.Placement.WithHard(fn.Placement); !sameJSON(&outlived, fn.Placement) {
+			kept = *fn.Placement
+		}
+	}
+	if sameJSON(&kept, next) {
+		return nil
+	}
+	return &kept
 }
 
 // Promote makes a revision that the cluster knows the live one, in the place of all that is live or in
@@ -243,8 +261,8 @@ func (p *Person) Promote(ctx context.Context, name string, id perigee.RevisionID
 	}
 	rev := &fn.Revisions[at]
 	ptr := &record.Pointer{Function: name, Revision: rev.Record, Rollout: opt.Rollout}
-	if p := rev.Placement.WithHard(fn.Policy()); opt.Placement != PlacementManifest && !sameJSON(p, rev.Placement) {
-		ptr.Placement = &p
+	if opt.Placement != PlacementManifest {
+		ptr.Placement = keptApart(fn.Function, &rev.Placement)
 	}
 	switch {
 	case opt.If != "" && opt.If != fn.Live.ID:

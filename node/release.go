@@ -31,20 +31,25 @@ const (
 	sweepSettle = time.Minute
 )
 
-// arrival is a revision that is here before the cluster knows it.
+// arrival is a function as it will be, whose bundle is here before the cluster knows that.
 type arrival struct {
-	rev   *perigee.Revision
-	until time.Time
+	fn     *perigee.Function
+	before perigee.Digest // the pointer in force when it came; zero = none
+	until  time.Time
 }
 
-// expect announces a revision whose bundle arrives before its records do.
-func (r *replicator) expect(rev *perigee.Revision) error {
+// expect announces a function whose bundle arrives before its records do.
+func (r *replicator) expect(fn *perigee.Function) error {
+	id := fn.Live.ID
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, again := r.coming[rev.ID]; !again && len(r.coming) >= maxComing {
+	before := headOf(r.gossip.View(), fn.Name)
+	if first, again := r.coming[id]; again {
+		before = first.before
+	} else if len(r.coming) >= maxComing {
 		return fmt.Errorf("%d deploys are under way on %s, the limit is %d: try again in a few minutes", len(r.coming), r.self().ID, maxComing)
 	}
-	r.coming[rev.ID] = arrival{rev, time.Now().Add(arrivalGrace)}
+	r.coming[id] = arrival{fn, before, time.Now().Add(arrivalGrace)}
 	return nil
 }
 
@@ -56,11 +61,19 @@ func (r *replicator) abandon(id perigee.RevisionID) {
 	r.dirty = true
 }
 
-// expected returns an announced revision, or nil.
-func (r *replicator) expected(id perigee.RevisionID) *perigee.Revision {
+// expected returns the function whose revision was announced, or nil.
+func (r *replicator) expected(id perigee.RevisionID) *perigee.Function {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.coming[id].rev
+	return r.coming[id].fn
+}
+
+// headOf returns the pointer in force; zero = there is no such function.
+func headOf(view *perigee.View, name string) (head perigee.Digest) {
+	if fn := view.Desired.Functions[name]; fn != nil {
+		head = fn.Head
+	}
+	return head
 }
 
 // release lets go of what no aim keeps: it cools what is warm without need, unloads what nothing
@@ -69,7 +82,7 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, c := range r.coming {
-		if _, known := aims[id]; known || now.After(c.until) {
+		if _, known := aims[id]; known && headOf(view, c.fn.Name) != c.before || now.After(c.until) {
 			delete(r.coming, id) // the plan has it from here, or nobody
 			r.dirty = true
 		}
@@ -89,7 +102,7 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 				after = unloadGrace
 			}
 			r.coolLocked(id, h, now, after)
-		case a.keep || r.coming[id].rev != nil || h.rescue.After(now) && r.allowed(view, h):
+		case a.keep || r.coming[id].fn != nil || h.rescue.After(now) && r.allowed(view, h):
 			h.unwanted = time.Time{}
 		case h.unwanted.IsZero() && r.allowed(view, h):
 			h.unwanted = now
@@ -102,7 +115,7 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 		r.secrets.forget(view.Desired)
 		known := knownRevisions(view)
 		r.trials.forget(func(id perigee.RevisionID) bool {
-			return known[id] || r.coming[id].rev != nil || r.have(id) != nil
+			return known[id] || r.coming[id].fn != nil || r.have(id) != nil
 		})
 	}
 	if thorough && (r.dirty || now.Sub(r.swept) > fullSweep) {
@@ -178,7 +191,7 @@ func (r *replicator) sweepLocked(view *perigee.View, aims map[perigee.RevisionID
 		needed[h.rev.Bundle] = true
 	}
 	for _, c := range r.coming {
-		needed[c.rev.Bundle] = true
+		needed[c.fn.Live.Bundle] = true
 	}
 	list, err := r.store.List()
 	if err != nil {

@@ -126,8 +126,8 @@ func TestArrivals(t *testing.T) {
 	now := time.Now()
 	s.rep.began = now.Add(-sweepSettle)
 	p := s.pack("a", guest("1"), perigee.Policy{})
-	rev, revision, _ := s.sign(p)
-	fn, err := s.deployer.eligible(t.Context(), revision)
+	rev, revision, pointer := s.sign(p)
+	fn, err := s.deployer.eligible(t.Context(), revision, pointer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,14 +146,14 @@ func TestArrivals(t *testing.T) {
 
 	// A holder bounds what it takes on trust.
 	for i := range maxComing {
-		if err := s.rep.expect(&perigee.Revision{ID: perigee.RevisionID(fmt.Sprint(i))}); err != nil {
+		if err := s.rep.expect(&perigee.Function{Live: &perigee.Revision{ID: perigee.RevisionID(fmt.Sprint(i))}}); err != nil {
 			t.Fatalf("%d: %v", i, err)
 		}
 	}
-	if err := s.rep.expect(&perigee.Revision{ID: "0"}); err != nil {
+	if err := s.rep.expect(&perigee.Function{Live: &perigee.Revision{ID: "0"}}); err != nil {
 		t.Errorf("one that is known: %v", err)
 	}
-	if err := s.rep.expect(rev); err == nil || !strings.Contains(err.Error(), "under way") {
+	if err := s.rep.expect(fn); err == nil || !strings.Contains(err.Error(), "under way") {
 		t.Errorf("one too many: %v", err)
 	}
 }

@@ -21,7 +21,7 @@ func TestSliceList(t *testing.T) {
 	s, wdc, _ := pair(t)
 	p := s.pack("a", bytes.Repeat([]byte("0123456789abcdef"), 5*digest.SliceSize/16), perigee.Policy{})
 	rev, _, _ := s.sign(p)
-	if err := s.rep.expect(rev); err != nil {
+	if err := s.rep.expect(&perigee.Function{Name: "a", Live: rev}); err != nil {
 		t.Fatal(err)
 	}
 	archive := whole(t, p)

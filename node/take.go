@@ -15,8 +15,8 @@ import (
 
 // eligible verifies a revision that another node brings and requires that this one may hold it,
 // and has room for it.
-func (d *deployer) eligible(ctx context.Context, revision []byte) (*perigee.Function, error) {
-	fn, err := d.candidate(ctx, revision)
+func (d *deployer) eligible(ctx context.Context, revision, pointer []byte) (*perigee.Function, error) {
+	fn, err := d.candidate(ctx, revision, pointer)
 	if err != nil {
 		return nil, err
 	}
@@ -35,6 +35,9 @@ func (d *deployer) eligible(ctx context.Context, revision []byte) (*perigee.Func
 
 // take stores, admits and loads a bundle that arrives, unless it is here already. The revision is
 // expected from then on, so that a second holder can fetch it before the records are written.
+//
+// One that is live already moves here. It is not loaded before its new rules are recorded: until then
+// nobody hands its secrets to a node that the old ones exclude.
 func (d *deployer) take(ctx context.Context, fn *perigee.Function, archive io.Reader) error {
 	return d.arrive(fn, func() error {
 		if !d.store.Has(fn.Live.Bundle) {
@@ -43,7 +46,11 @@ func (d *deployer) take(ctx context.Context, fn *perigee.Function, archive io.Re
 				return fmt.Errorf("on %s: %w", d.self, stalled(err))
 			}
 		}
-		return d.rep.ensure(ctx, fn.Live, perigee.Warm, "")
+		to := perigee.Warm
+		if live := d.gossip.View().Desired.Functions[fn.Name]; live != nil && live.Live.ID == fn.Live.ID {
+			to = perigee.Held
+		}
+		return d.rep.ensure(ctx, fn.Live, to, "")
 	})
 }
 
@@ -56,14 +63,14 @@ func (d *deployer) copyFrom(ctx context.Context, fn *perigee.Function, from peri
 // arrive announces a revision while bring brings it, and afterwards until its records come.
 func (d *deployer) arrive(fn *perigee.Function, bring func() error) error {
 	defer d.rep.use(fn.Live.Bundle)()
-	if err := d.rep.expect(fn.Live); err != nil {
+	if err := d.rep.expect(fn); err != nil {
 		return err
 	}
 	if err := bring(); err != nil {
 		d.rep.abandon(fn.Live.ID)
 		return err
 	}
-	return d.rep.expect(fn.Live) // its time counts from here
+	return d.rep.expect(fn) // its time counts from here
 }
 
 // stalled says in plain words that a sender sent nothing for too long.

@@ -55,7 +55,7 @@ func newDeploy(t *target) *cobra.Command {
 			}
 			defer done()
 			// What the cluster would refuse is said before a build that may take minutes.
-			m, plan, err := planned(ctx, p, dir)
+			m, _, plan, err := planned(ctx, p, opt, dir)
 			if err != nil {
 				return err
 			}
@@ -217,6 +217,9 @@ func reportDeploy(t *target, cmd *cobra.Command, d node.Deployed, s *node.Functi
 		fmt.Fprintf(w, "%s: revision %s is live, warm on %s\n", s.Name, d.Revision, warmth(s))
 		for _, u := range s.URLs {
 			fmt.Fprintf(w, "  %s\n", u)
+		}
+		if s.Placement != nil {
+			fmt.Fprintf(w, "its placement stays as it was set apart from the manifest: perigee placement show %s\n", s.Name)
 		}
 		if len(s.URLs) > 0 {
 			fmt.Fprintf(w, "try it from here: perigee invoke %s\n", s.Name)

@@ -72,7 +72,7 @@ func explainPlacement(cmd *cobra.Command, s *node.FunctionStatus) error {
 	for _, u := range s.Plan.Relaxed {
 		fmt.Fprintf(w, "\nrelaxed: %s\n", u)
 	}
-	fmt.Fprintln(w, "\nTo change it: [placement] in perigee.toml, and deploy; to see first what would happen: perigee what-if --spec FILE")
+	fmt.Fprintf(w, "\nTo change it: perigee placement set %s, or [placement] in perigee.toml and deploy\n", s.Name)
 	return nil
 }
 

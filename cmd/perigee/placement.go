@@ -13,7 +13,7 @@ import (
 )
 
 func newPlacement(t *target) *cobra.Command {
-	return group("placement", "Show where a function may run and should", newPlacementShow(t))
+	return group("placement", "Where a function may run and should, apart from its code", newPlacementShow(t), newPlacementSet(t))
 }
 
 func newPlacementShow(t *target) *cobra.Command {
@@ -38,7 +38,7 @@ func newPlacementShow(t *target) *cobra.Command {
 func policyText(fn *perigee.Function) string {
 	source := "of the manifest of revision " + string(fn.Live.ID)
 	if fn.Placement != nil {
-		source = "with hard rules kept from before; the manifest's are back with: perigee promote " + fn.Name + " " + string(fn.Live.ID) + " --placement manifest"
+		source = "set apart from the manifest, whose placement is back with: perigee placement set " + fn.Name + " --manifest"
 	}
 	lines := spellPolicy(fn.Policy())
 	if len(lines) == 0 {

@@ -16,56 +16,64 @@ import (
 )
 
 func newPlan(t *target) *cobra.Command {
-	return &cobra.Command{
+	var opt node.DeployOptions
+	c := &cobra.Command{
 		Use: "plan [DIR]", Short: "Where the function in DIR would run, on the live cluster", Args: atMost(1),
 		Long: "Plan asks a node where the function would be held if it were deployed now, and why each node was\n" +
 			"chosen or not. Nothing changes. It exits with 1 when a deploy would be refused.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOptions(&opt); err != nil {
+				return err
+			}
 			p, done, err := t.person(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer done()
-			m, plan, err := planned(cmd.Context(), p, dirOf(args))
+			_, live, plan, err := planned(cmd.Context(), p, opt, dirOf(args))
 			if err != nil {
 				return err
 			}
-			now, size := map[perigee.NodeID]bool{}, perigee.Bytes(0)
-			live, _, err := p.Function(cmd.Context(), m.Name)
-			if err != nil && !errors.Is(err, node.ErrNotFound) {
-				return err
-			}
-			if live != nil {
-				size = live.Live.Size
-				for _, id := range live.Plan.Holders {
-					now[id] = true
-				}
-			}
-			out := newTable("NODE", "REGION", "HOLDS IT", "CHANGE", "WHY")
-			for _, v := range plan.Verdicts {
-				holds, change := "no", ""
-				switch {
-				case v.Chosen && v.Warm:
-					holds = "warm"
-				case v.Chosen:
-					holds = "yes"
-				}
-				switch {
-				case v.Chosen && !now[v.Node] && live != nil:
-					change = "+ " + size.String()
-				case v.Chosen && !now[v.Node]:
-					change = "+"
-				case !v.Chosen && now[v.Node]:
-					change = "- " + size.String()
-				}
-				out.row(string(v.Node), string(v.Region), holds, change, v.Text())
-			}
-			if err := t.print(cmd, plan, out); err != nil {
+			if err := t.print(cmd, plan, planTable(plan, live)); err != nil {
 				return err
 			}
 			return satisfied(plan)
 		},
 	}
+	placementFlag(c, &opt)
+	return c
+}
+
+// planTable says of each node whether a function would be held there, what that changes, and why. live is
+// the function as it is; nil = there is none.
+func planTable(plan *placement.Plan, live *node.FunctionStatus) *table {
+	now, size := map[perigee.NodeID]bool{}, perigee.Bytes(0)
+	if live != nil {
+		size = live.Live.Size
+		for _, id := range live.Plan.Holders {
+			now[id] = true
+		}
+	}
+	out := newTable("NODE", "REGION", "HOLDS IT", "CHANGE", "WHY")
+	for _, v := range plan.Verdicts {
+		holds, change := "no", ""
+		switch {
+		case v.Chosen && v.Warm:
+			holds = "warm"
+		case v.Chosen:
+			holds = "yes"
+		}
+		switch {
+		case v.Chosen && !now[v.Node] && live != nil:
+			change = "+ " + size.String()
+		case v.Chosen && !now[v.Node]:
+			change = "+"
+		case !v.Chosen && now[v.Node]:
+			change = "- " + size.String()
+		}
+		out.row(string(v.Node), string(v.Region), holds, change, v.Text())
+	}
+	return out
 }
 
 // dirOf is the function's directory.
@@ -94,17 +102,28 @@ func manifestFor(ctx context.Context, p *node.Person, dir string) (*perigee.Mani
 	return m, nil
 }
 
-// planned asks for the plan of the function in dir.
-func planned(ctx context.Context, p *node.Person, dir string) (*perigee.Manifest, *placement.Plan, error) {
-	m, err := manifestFor(ctx, p, dir)
-	if err != nil {
-		return nil, nil, err
+// planned asks for the plan of the function in dir, as it would be after a deploy with these options, and for
+// the function as it is; nil = there is none.
+func planned(ctx context.Context, p *node.Person, opt node.DeployOptions, dir string) (m *perigee.Manifest, live *node.FunctionStatus, plan *placement.Plan, err error) {
+	if m, err = manifestFor(ctx, p, dir); err != nil {
+		return nil, nil, nil, err
 	}
-	plan, err := p.Plan(ctx, m)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", filepath.Join(dir, bundle.ManifestName), err)
+	if live, _, err = p.Function(ctx, m.Name); err != nil && !errors.Is(err, node.ErrNotFound) {
+		return nil, nil, nil, err
 	}
-	return m, &plan, nil
+	then := *m
+	apart, err := opt.Apart(m, live)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("%s: nothing was changed: %w", m.Name, err)
+	}
+	if apart != nil {
+		then.Placement = *apart
+	}
+	got, err := p.Plan(ctx, &then)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("%s: %w", filepath.Join(dir, bundle.ManifestName), err)
+	}
+	return m, live, &got, nil
 }
 
 // misplaced names file and block in each line of an error of placement.Check.

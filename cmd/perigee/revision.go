@@ -49,8 +49,13 @@ func newRollback(t *target) *cobra.Command {
 func optionFlags(c *cobra.Command, opt *node.DeployOptions) {
 	f := c.Flags()
 	f.StringVar((*string)(&opt.If), "if-revision", "", "only if this `REVISION` is live now; none = only if there is no such function")
-	f.StringVar(&opt.Placement, "placement", "", "`WHOSE` hard placement rules, where they differ: keep (those that hold now) or manifest (the revision's)")
+	placementFlag(c, opt)
 	f.StringVar(&opt.Rollout, "rollout", rolloutStaged, "`HOW` it spreads: staged (one node, then its region, then all) or all (everywhere at once, also where it failed)")
+}
+
+// placementFlag adds the flag of what a deploy does with a placement that was set apart.
+func placementFlag(c *cobra.Command, opt *node.DeployOptions) {
+	c.Flags().StringVar(&opt.Placement, "placement", "", "`WHOSE` placement, where they differ: keep (what holds now) or manifest (the revision's)")
 }
 
 const rolloutStaged = "staged"

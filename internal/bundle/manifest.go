@@ -60,3 +60,27 @@ func ParseManifestFor(file string, b []byte, regions *perigee.Regions) (*perigee
 	}
 	return &m, nil
 }
+
+// ParsePlacement decodes and checks the placement block of a manifest, or of a file that has little else,
+// in a cluster with these regions. The name is the manifest's; "" = the file says none.
+func ParsePlacement(file string, b []byte, regions *perigee.Regions) (name string, p *perigee.Policy, err error) {
+	m := DefaultManifest()
+	doc, err := strict.Decode(file, b, &m)
+	if err != nil {
+		return "", nil, err
+	}
+	if !doc.Has("placement") {
+		return "", nil, fmt.Errorf("%s has no [placement]: write one, empty to allow every node", file)
+	}
+	if err := CheckPlacement(&m.Placement, regions); err != nil {
+		return "", nil, doc.Place(err)
+	}
+	return m.Name, &m.Placement, nil
+}
+
+// CheckPlacement holds a placement against the rules of manifests, in a cluster with these regions.
+func CheckPlacement(p *perigee.Policy, regions *perigee.Regions) error {
+	c := checker{regions: regions}
+	c.policy(p)
+	return c.problems.Err()
+}

@@ -103,6 +103,16 @@ func (d *Doc) Place(err error) error {
 	return placed
 }
 
+// Has reports whether the file says anything of a key or of one within it.
+func (d *Doc) Has(key string) bool {
+	for path := range d.where {
+		if path == key || strings.HasPrefix(path, key+".") {
+			return true
+		}
+	}
+	return false
+}
+
 func (d *Doc) find(key string) (offset int, ok bool) {
 	for key != "" {
 		if at, ok := d.where[key]; ok {
