@@ -119,8 +119,9 @@ bench-cluster: bin/perigee ## figures of clusters, simulated, real, and real in 
 	PERIGEE_FIGURES=1 go test -count=1 -timeout 20m -run '^TestIdleBytes$$' -v ./node | sed -n 's/^FIGURE //p'
 
 .PHONY: bench-routing
-bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, root): cost over the round trip, a node that dies
+bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, root): cost over the round trip, a node that dies; a node with too much to do
 	go run ./internal/lab/bench -only rtt,kill
+	PERIGEE_FIGURES=1 go test -count=1 -run '^TestOverload$$' -v ./runtime | sed -n 's/^FIGURE //p'
 
 .PHONY: bench-placement
 bench-placement: ## where code runs and which node serves: the choice, simulated worlds

@@ -120,7 +120,7 @@ const (
 // Local runs functions on this node.
 type Local interface {
 	// Invoke runs revision rev of fn, loading it first if need be. ctx carries the deadline, which
-	// includes the function's own limit. The response is written to w, which may be a [Reporter].
+	// includes the function's own limit. The response is written to w, which may be a [Reporter] and an [Accepter].
 	// The outcomes are:
 	//
 	//  1. nil: w has the whole response.
@@ -169,6 +169,11 @@ const (
 // Reporter is implemented by the response writers that Local.Invoke gets. What is reported before
 // the head of the response is written appears in the receipt.
 type Reporter interface{ Report(Result) }
+
+// Accepter is implemented by the response writers of requests from other nodes. Accept says that the guest
+// is about to start, or that a cold start begins: the sender waits for it for a few hundred milliseconds
+// only. A *perigee.HopError after it is told as well, but later. It may be called more than once.
+type Accepter interface{ Accept() }
 
 func (cfg *Config) fill() error {
 	switch {

@@ -51,7 +51,7 @@ func (v *visit) forward(ctx context.Context) error {
 		if !mayRetry(attempt{err, v.tries, v.answer.started(), isIdempotent(v.in), v.body != nil, v.body.state()}) {
 			return err
 		}
-		if !v.route.retry() {
+		if !isRefused(err) && !v.route.retry() {
 			v.proxy.metrics.unretried.Inc()
 			return err
 		}

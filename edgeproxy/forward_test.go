@@ -159,6 +159,23 @@ func TestAllRefuse(t *testing.T) {
 	}
 }
 
+// TestRefusalsAreNotBudgeted has every node refuse, more often than retries are saved up for: a request that
+// was not started may always be sent to the next.
+func TestRefusalsAreNotBudgeted(t *testing.T) {
+	h := newHops().on("lhr-1", refuses("lhr-1", perigee.RefusedOverloaded)).on("fra-1", refuses("fra-1", perigee.RefusedOverloaded))
+	p := newProxy(t, newWorld("wdc-1", "lhr-1", "fra-1"), "wdc-1", failing(&perigee.HopError{Code: perigee.RefusedOverloaded}), h)
+	const n = firstRetries
+	for range n {
+		rec, _ := send(p, request("POST", "/", nil))
+		if rec.Code != 503 || rec.Header().Get("Retry-After") == "" {
+			t.Fatalf("%d %v\n%s", rec.Code, rec.Header(), rec.Body)
+		}
+	}
+	if tried := len(h.tried()); tried != 2*n {
+		t.Errorf("%d requests were sent to %d nodes besides this one, want %d", n, tried, 2*n)
+	}
+}
+
 // TestLostAndNobodyElse has the only node lost after it took a request: that is no refusal.
 func TestLostAndNobodyElse(t *testing.T) {
 	notHere := failing(&perigee.HopError{Code: perigee.RefusedNotHere})

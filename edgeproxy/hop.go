@@ -17,9 +17,9 @@ import (
 // hopResponder is what the response writer of a hop can do besides.
 type hopResponder interface {
 	http.ResponseWriter
-	Accept(perigee.Load)                     // says that the guest is about to start; before the first Write
-	Refuse(perigee.RefuseCode, perigee.Load) // says that it is not; nothing may follow
-	SetLoad(perigee.Load)                    // goes with the end of the response
+	Accept(perigee.Load)                             // says that the guest is about to start; before the first Write
+	Refuse(perigee.RefuseCode, perigee.Load, string) // says that it is not, and what there is not enough of; nothing may follow
+	SetLoad(perigee.Load)                            // goes with the end of the response
 }
 
 // leastTime is the time that must be left for a start to be worth it.
@@ -42,24 +42,20 @@ func (p *Proxy) serveHop(w http.ResponseWriter, r *http.Request) {
 	m, err := parseHop(r.Header)
 	if err != nil {
 		p.log.Warn("malformed hop", "err", err)
-		p.refuseHop(hw, perigee.RefusedNotAllowed, perigee.Load{})
+		p.refuseHop(hw, perigee.RefusedNotAllowed, perigee.Load{}, "")
 		return
 	}
 	load := p.cfg.Local.Load(m.revision)
 	fn, code := p.mayRun(r, &m, load)
 	if code != "" {
-		p.refuseHop(hw, code, load)
+		p.refuseHop(hw, code, load, "")
 		return
 	}
 	if !p.hops.enter() {
-		p.refuseHop(hw, perigee.RefusedDraining, load)
+		p.refuseHop(hw, perigee.RefusedDraining, load, "")
 		return
 	}
 	defer p.hops.leave()
-	if load.Slots > 0 {
-		load.InFlight++ // this one, which has not begun
-	}
-	hw.Accept(load)
 	outcome := p.runHop(hw, r, &m, fn)
 	p.metrics.served.WithLabelValues(outcome).Inc()
 	if outcome == hopCutOff || outcome == hopGivenUp {
@@ -68,9 +64,9 @@ func (p *Proxy) serveHop(w http.ResponseWriter, r *http.Request) {
 	hw.SetLoad(p.cfg.Local.Load(m.revision))
 }
 
-func (p *Proxy) refuseHop(w hopResponder, code perigee.RefuseCode, load perigee.Load) {
+func (p *Proxy) refuseHop(w hopResponder, code perigee.RefuseCode, load perigee.Load, limit string) {
 	p.metrics.served.WithLabelValues(string(code)).Inc()
-	w.Refuse(code, load)
+	w.Refuse(code, load, limit)
 }
 
 // mayRun checks a hop with what this node believes itself. It returns the function, or why not.
@@ -138,7 +134,7 @@ func (p *Proxy) runHop(hw hopResponder, r *http.Request, m *hopMeta, fn *perigee
 	if major, minor, ok := http.ParseHTTPVersion(m.version); ok {
 		r.Proto, r.ProtoMajor, r.ProtoMinor = m.version, major, minor
 	}
-	w := &hopAnswer{w: hw}
+	w := &hopAnswer{w: hw, load: func() perigee.Load { return p.cfg.Local.Load(m.revision) }}
 	result, err := p.cfg.Local.Invoke(ctx, fn, m.revision, w, r)
 	w.Report(result)
 	if err == nil {
@@ -176,6 +172,11 @@ func (p *Proxy) answerFailure(ctx context.Context, w *hopAnswer, m *hopMeta, err
 		}
 	}
 	switch {
+	case errors.As(err, &hop) && !w.accepted:
+		load := w.load()
+		w.accepted, w.wrote = true, true
+		w.w.Refuse(hop.Code, load, hop.Limit)
+		return string(hop.Code)
 	case errors.As(err, &hop):
 		limit(hop.Limit)
 		tell(http.StatusServiceUnavailable, hopRefused, string(hop.Code))
@@ -200,6 +201,7 @@ func (p *Proxy) answerFailure(ctx context.Context, w *hopAnswer, m *hopMeta, err
 // node; here only those are added and dropped that are between nodes.
 type hopAnswer struct {
 	w      hopResponder
+	load   func() perigee.Load // of this node now
 	result Result
 	detail string
 	extra  http.Header
@@ -207,6 +209,16 @@ type hopAnswer struct {
 	wrote  bool
 	sized  bool
 	owed   bool // the fuel in the head is not the last word
+
+	accepted bool // or refused
+}
+
+// Accept implements Accepter.
+func (a *hopAnswer) Accept() {
+	if !a.accepted {
+		a.accepted = true
+		a.w.Accept(a.load())
+	}
 }
 
 // Report implements Reporter.
@@ -224,6 +236,7 @@ func (a *hopAnswer) WriteHeader(status int) {
 		a.bad = errBadStatus
 		return
 	}
+	a.Accept()
 	a.wrote = true
 	h := a.w.Header()
 	dropInternal(h)

@@ -19,12 +19,15 @@ type hopRecorder struct {
 	*httptest.ResponseRecorder
 	accepted *perigee.Load
 	refused  perigee.RefuseCode
+	limit    string
 	load     perigee.Load // with the refusal, or the last
 }
 
-func (r *hopRecorder) Accept(l perigee.Load)                       { r.accepted = &l }
-func (r *hopRecorder) Refuse(c perigee.RefuseCode, l perigee.Load) { r.refused, r.load = c, l }
-func (r *hopRecorder) SetLoad(l perigee.Load)                      { r.load = l }
+func (r *hopRecorder) Accept(l perigee.Load) { r.accepted = &l }
+func (r *hopRecorder) Refuse(c perigee.RefuseCode, l perigee.Load, limit string) {
+	r.refused, r.load, r.limit = c, l, limit
+}
+func (r *hopRecorder) SetLoad(l perigee.Load) { r.load = l }
 
 // hopRequest is a hop from wdc-1 to fra-1.
 func hopRequest() *http.Request {
@@ -65,7 +68,7 @@ func TestHopIsServed(t *testing.T) {
 	})
 	p := newProxy(t, newWorld("fra-1", "wdc-1"), "fra-1", local, newHops())
 	rec, aborted := sendHop(p, hopRequest())
-	if aborted || rec.refused != "" || rec.accepted == nil || *rec.accepted != (perigee.Load{InFlight: 1, Slots: 8}) || rec.load != (perigee.Load{Slots: 8}) || rec.Body.String() != "hi" {
+	if aborted || rec.refused != "" || rec.accepted == nil || *rec.accepted != (perigee.Load{Slots: 8}) || rec.load != (perigee.Load{Slots: 8}) || rec.Body.String() != "hi" {
 		t.Fatalf("aborted %v, %+v, %q", aborted, rec, rec.Body)
 	}
 	equal(t, "header", fmt.Sprint(rec.Header()), "map[Perigee-Hop-Fuel:[7] Perigee-Hop-Start:[cold]]")
@@ -187,7 +190,6 @@ func TestHopFails(t *testing.T) {
 	}{
 		{&GuestError{Kind: FaultTrap, Detail: "at\n0x1 \u00e9"}, hopFault, "trap", false},
 		{context.DeadlineExceeded, hopFault, "deadline", false},
-		{&perigee.HopError{Code: perigee.RefusedOverloaded}, hopRefused, "overloaded", false},
 		{errors.New("disk"), hopFault, faultInternal, false},
 		{context.Canceled, "", "", true},
 	} {
@@ -199,6 +201,20 @@ func TestHopFails(t *testing.T) {
 		if c.want == "trap" {
 			equal(t, "detail", rec.Header().Get(hopDetail), "at 0x1  ")
 		}
+	}
+	full := &perigee.HopError{Code: perigee.RefusedOverloaded, Limit: LimitNodeProcessor}
+	p := newProxy(t, newWorld("fra-1", "wdc-1"), "fra-1", failing(full), newHops())
+	if rec, _ := sendHop(p, hopRequest()); rec.accepted != nil || rec.refused != full.Code || rec.limit != full.Limit {
+		t.Errorf("overloaded before it began: %+v", rec)
+	}
+	begun := newLocal(greet)
+	begun.handler = func(_ context.Context, w http.ResponseWriter, _ *http.Request) (Result, error) {
+		w.(Accepter).Accept()
+		return Result{}, full
+	}
+	p = newProxy(t, newWorld("fra-1", "wdc-1"), "fra-1", begun, newHops())
+	if rec, _ := sendHop(p, hopRequest()); rec.accepted == nil || rec.refused != "" || rec.Header().Get(hopRefused) != "overloaded" || rec.Header().Get(hopLimit) != full.Limit {
+		t.Errorf("overloaded after a cold start: %+v", rec)
 	}
 	for name, handler := range map[string]func(http.ResponseWriter) error{
 		"crash in the middle": func(w http.ResponseWriter) error {

@@ -21,10 +21,12 @@ const (
 	LimitConcurrency = "concurrency" // limits.concurrency
 	LimitNodeMemory  = "node-memory" // the node's memory for all guests together
 	LimitRate        = "rate"        // limits.rate
+
+	LimitNodeProcessor = "node-processor" // guests that compute on the node at once: its adaptive limit
 )
 
 func limits() []string {
-	return []string{LimitTimeout, LimitFuel, LimitMemory, LimitDepth, LimitResponse, LimitConcurrency, LimitNodeMemory, LimitRate}
+	return []string{LimitTimeout, LimitFuel, LimitMemory, LimitDepth, LimitResponse, LimitConcurrency, LimitNodeMemory, LimitRate, LimitNodeProcessor}
 }
 
 // limitOf returns the limit that a request failed for; "" = none. busy is the last refusal of a node that
@@ -68,8 +70,8 @@ func limitOf(err error, busy *perigee.HopError) string {
 // capacity returns what a node that refused ran out of. One that says nothing has compared its load with
 // its slots.
 func capacity(e *perigee.HopError) string {
-	if e.Limit == LimitNodeMemory {
-		return LimitNodeMemory
+	if e.Limit == LimitNodeMemory || e.Limit == LimitNodeProcessor {
+		return e.Limit
 	}
 	return LimitConcurrency
 }
@@ -84,6 +86,8 @@ func (pr *problem) explain(limit string, fn *perigee.Function) {
 		}
 	case LimitNodeMemory:
 		pr.hint = "Try again in a moment. The memory that a node has for functions is taken: lower limits.memory, or add memory or a node."
+	case LimitNodeProcessor:
+		pr.hint = "Try again in a moment. The processors have more to compute than they can: let the function do less, or add a node that may run it."
 	}
 }
 

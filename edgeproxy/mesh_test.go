@@ -78,7 +78,7 @@ func (m *fakeMesh) RoundTrip(ctx context.Context, to perigee.NodeID, r *http.Req
 	}
 	if x.refused != "" {
 		cancel()
-		return nil, perigee.Load{}, &perigee.HopError{Node: to, Code: x.refused, Load: &x.load}
+		return nil, perigee.Load{}, &perigee.HopError{Node: to, Code: x.refused, Load: &x.load, Limit: x.limit}
 	}
 	select {
 	case <-x.headed:
@@ -103,6 +103,7 @@ type exchangeWriter struct {
 	head     bool
 	load     perigee.Load
 	refused  perigee.RefuseCode
+	limit    string
 	answered chan struct{} // closed when accepted or refused
 	headed   chan struct{} // closed when resp is there, or never will be
 	resp     *http.Response
@@ -121,9 +122,9 @@ func (x *exchangeWriter) Accept(l perigee.Load) {
 	}
 }
 
-func (x *exchangeWriter) Refuse(c perigee.RefuseCode, l perigee.Load) {
+func (x *exchangeWriter) Refuse(c perigee.RefuseCode, l perigee.Load, limit string) {
 	if !x.accepted {
-		x.accepted, x.load, x.refused = true, l, c
+		x.accepted, x.load, x.refused, x.limit = true, l, c, limit
 		close(x.answered)
 	}
 }

@@ -50,7 +50,7 @@ func (p *Proxy) servePass(w hopResponder, r *http.Request) {
 	from, client, code := p.mayTake(r)
 	if code != "" {
 		p.metrics.taken.WithLabelValues(string(code)).Inc()
-		w.Refuse(code, perigee.Load{})
+		w.Refuse(code, perigee.Load{}, "")
 		return
 	}
 	defer p.hops.leave() // mayTake entered
@@ -58,7 +58,7 @@ func (p *Proxy) servePass(w hopResponder, r *http.Request) {
 	front := &frontConn{Conn: c, census: p.census, refused: p.metrics.refusedConns.Inc}
 	if front.count(client.Addr()); !front.counted {
 		p.metrics.taken.WithLabelValues(string(perigee.RefusedOverloaded)).Inc()
-		w.Refuse(perigee.RefusedOverloaded, perigee.Load{})
+		w.Refuse(perigee.RefusedOverloaded, perigee.Load{}, "")
 		return
 	}
 	p.metrics.taken.WithLabelValues(passedOn).Inc()

@@ -53,6 +53,20 @@ func mayRetry(a attempt) bool {
 	return false
 }
 
+// isRefused reports whether a node said itself that it did not start a request. Trying the next costs no
+// more than a word, so it is not one of the retries that are budgeted; maxTries bounds it.
+func isRefused(err error) bool {
+	hop := (*perigee.HopError)(nil)
+	if !errors.As(err, &hop) {
+		return false
+	}
+	switch hop.Code {
+	case perigee.RefusedOverloaded, perigee.RefusedDraining, perigee.RefusedNotHere, perigee.RefusedNotAllowed:
+		return true
+	}
+	return false
+}
+
 // isIdempotent reports whether a request may run twice: by its method (RFC 9110, section 9.2.2), or
 // because its client says that the function recognises repetitions.
 func isIdempotent(r *http.Request) bool {

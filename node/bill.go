@@ -71,6 +71,15 @@ type metered struct {
 // Meter implements runtime.Metered.
 func (m *metered) Meter(f func() runtime.Usage) { m.meter = f }
 
+// Accept implements runtime.Accepter.
+func (m *metered) Accept() { accept(m.ResponseWriter) }
+
+func accept(w http.ResponseWriter) {
+	if a, ok := w.(edgeproxy.Accepter); ok {
+		a.Accept()
+	}
+}
+
 // Unwrap is for http.ResponseController.
 func (m *metered) Unwrap() http.ResponseWriter { return m.ResponseWriter }
 

@@ -20,7 +20,7 @@ type local struct{ n *Node }
 // Invoke runs the revision here. A live one that is not loaded is brought here first: the node holds
 // it without keeping it warm, or no node that has it could serve. Any other is "not here".
 func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.RevisionID, w http.ResponseWriter, r *http.Request) (edgeproxy.Result, error) {
-	res, h, err := l.warm(ctx, fn, rev)
+	res, h, err := l.warm(ctx, fn, rev, w)
 	if err != nil {
 		return res, err
 	}
@@ -33,7 +33,7 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 	used, err := l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
 	if errors.Is(err, runtime.ErrNotLoaded) { // its code slept and is gone from the cache; nothing was started
 		l.n.rep.unloaded(h)
-		if res, h, err = l.warm(ctx, fn, rev); err != nil {
+		if res, h, err = l.warm(ctx, fn, rev, w); err != nil {
 			return res, err
 		}
 		m.result, m.cold, began = res, true, time.Now()
@@ -53,7 +53,7 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 }
 
 // warm returns a revision that is loaded, after bringing it here if it is the live one.
-func (l local) warm(ctx context.Context, fn *perigee.Function, rev perigee.RevisionID) (res edgeproxy.Result, h *holding, err error) {
+func (l local) warm(ctx context.Context, fn *perigee.Function, rev perigee.RevisionID, w http.ResponseWriter) (res edgeproxy.Result, h *holding, err error) {
 	res.Start = edgeproxy.StartWarm
 	began := time.Now()
 	h = l.n.rep.have(rev)
@@ -65,6 +65,7 @@ func (l local) warm(ctx context.Context, fn *perigee.Function, rev perigee.Revis
 		if mine == nil || mine.Live.ID != rev {
 			return res, nil, l.notHere(nil)
 		}
+		accept(w)
 		if err := l.n.rep.demand(ctx, mine.Live); err != nil {
 			return res, nil, l.notHere(err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/runtime/abi"
+	"github.com/perigee-edge/perigee/runtime/sandbox"
 )
 
 // GuestError is a failure that is the guest's doing: the request failed, the node is fine, and another
@@ -36,7 +37,7 @@ const (
 
 // Overload says what there was not enough of. It is an ErrOverloaded.
 type Overload struct {
-	Limit  string // LimitConcurrency or LimitNodeMemory
+	Limit  string // LimitConcurrency, LimitNodeMemory or LimitNodeProcessor
 	Detail string
 }
 
@@ -49,9 +50,10 @@ type Metered interface {
 
 // The limits whose names a GuestError's Kind or an Overload does not say otherwise.
 const (
-	LimitDepth       = abi.LimitDepth // GuestError.Limit
-	LimitConcurrency = "concurrency"  // limits.concurrency of the function
-	LimitNodeMemory  = "node-memory"  // the node's memory for guests; a GuestError's if deep calls needed it; also GuestError.Limit
+	LimitDepth         = abi.LimitDepth   // GuestError.Limit
+	LimitConcurrency   = "concurrency"    // limits.concurrency of the function
+	LimitNodeMemory    = "node-memory"    // the node's memory for guests; a GuestError's if deep calls needed it; also GuestError.Limit
+	LimitNodeProcessor = "node-processor" // guests that compute on the node: its adaptive limit
 )
 
 // Error returns the limit and the detail.
@@ -93,14 +95,14 @@ var errDeadline = errors.New("limits.timeout")
 // A panic of next is passed on. When the function's timeout ends a request whose client is slow, the
 // deadlines of its connection are moved to the past, where w allows it, so that Invoke returns.
 func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.ResponseWriter, req *http.Request, next http.Handler) (usage Usage, err error) {
-	rev, err := r.acquire(ctx, id)
+	rev, err := r.acquire(id)
 	if err != nil {
 		return usage, err
 	}
 	defer r.release(rev)
-	i, err := rev.module.Get()
+	i, err := r.begin(ctx, rev, w)
 	if err != nil {
-		return usage, r.overloaded(rev, LimitNodeMemory, err.Error())
+		return usage, err
 	}
 	if next == nil {
 		next = http.NotFoundHandler()
@@ -111,6 +113,7 @@ func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.Resp
 		defer cancel()
 	}
 	q := newRequest(r, rev, i, w, req)
+	q.computes = r.limit != nil
 	if m, ok := w.(Metered); ok {
 		m.Meter(q.usage)
 	}
@@ -132,8 +135,8 @@ func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.Resp
 	return usage, nil
 }
 
-// acquire finds a revision, wakes it if need be, and counts a request for it.
-func (r *Runtime) acquire(ctx context.Context, id perigee.RevisionID) (*revision, error) {
+// acquire finds a revision and counts a request for it.
+func (r *Runtime) acquire(id perigee.RevisionID) (*revision, error) {
 	r.mu.RLock()
 	rev, ok := r.revs[id]
 	if !ok {
@@ -143,20 +146,39 @@ func (r *Runtime) acquire(ctx context.Context, id perigee.RevisionID) (*revision
 	if rev.inFlight.Add(1) > rev.most {
 		rev.inFlight.Add(-1)
 		r.mu.RUnlock()
-		return nil, r.overloaded(rev, LimitConcurrency, fmt.Sprintf("%d requests are running", rev.most))
+		return nil, r.refused(rev, &Overload{Limit: LimitConcurrency, Detail: fmt.Sprintf("%d requests are running", rev.most)})
 	}
 	rev.refs.Add(1)
 	r.active.Add(1)
 	r.mu.RUnlock()
 	rev.last.Store(time.Now().UnixNano())
+	return rev, nil
+}
+
+// begin returns an instance for a request that may compute now, after waking its revision if need be.
+func (r *Runtime) begin(ctx context.Context, rev *revision, w http.ResponseWriter) (i *sandbox.Instance, err error) {
+	if r.limit != nil {
+		if err := r.limit.enter(ctx, &rev.flow); err != nil {
+			return nil, r.refused(rev, err)
+		}
+		defer func() {
+			if err != nil {
+				r.limit.exit(&rev.flow, 0, 0)
+			}
+		}()
+	}
 	if rev.asleep.Load() {
+		accept(w) // what follows takes a while
 		if err := r.wake(ctx, rev); err != nil {
-			r.release(rev)
 			return nil, fmt.Errorf("invoke %s: %w", rev.function, err)
 		}
 		r.sleepIdle()
 	}
-	return rev, nil
+	if i, err = rev.module.Get(); err != nil {
+		return nil, r.refused(rev, &Overload{Limit: LimitNodeMemory, Detail: err.Error()})
+	}
+	accept(w)
+	return i, nil
 }
 
 func (r *Runtime) release(rev *revision) {
@@ -165,9 +187,13 @@ func (r *Runtime) release(rev *revision) {
 	r.active.Done()
 }
 
-func (r *Runtime) overloaded(rev *revision, limit, why string) error {
-	r.config.Metrics.invocations.WithLabelValues("overloaded").Inc()
-	return fmt.Errorf("invoke %s: %w", rev.function, &Overload{Limit: limit, Detail: why})
+// refused counts a request that was not started.
+func (r *Runtime) refused(rev *revision, err error) error {
+	if full := (*Overload)(nil); errors.As(err, &full) {
+		r.config.Metrics.invocations.WithLabelValues("overloaded").Inc()
+		r.config.Metrics.refusals.WithLabelValues(full.Limit).Inc()
+	}
+	return fmt.Errorf("invoke %s: %w", rev.function, err)
 }
 
 // unblock arranges that reads from and writes to the client end when ctx does: a guest that waits in

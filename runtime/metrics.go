@@ -19,6 +19,10 @@ type Metrics struct {
 	inFlight      prometheus.Gauge
 	memoryBytes   prometheus.Gauge
 	logDropped    prometheus.Counter
+	refusals      *prometheus.CounterVec // limit: see Overload.Limit
+	queueSeconds  prometheus.Histogram
+	computing     prometheus.Gauge
+	limit         prometheus.Gauge
 }
 
 // NewMetrics registers the metrics; a nil registerer counts without exporting.
@@ -60,9 +64,22 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		logDropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "perigee_runtime_log_dropped_bytes_total", Help: "Guest log output above its caps.",
 		}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "perigee_runtime_refusals_total", Help: "Requests not started for lack of room, by what there was not enough of.",
+		}, []string{"limit"}),
+		queueSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "perigee_runtime_queue_seconds", Help: "Time that requests waited until they could compute or were refused, of those that had to wait.",
+			Buckets: prometheus.ExponentialBuckets(100e-6, 2, 11),
+		}),
+		computing: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "perigee_runtime_computing_requests", Help: "Requests that compute; those that wait for something outside are left out.",
+		}),
+		limit: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "perigee_runtime_limit_requests", Help: "How many requests may compute at once: the adaptive limit.",
+		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.invocations, m.invokeSeconds, m.admissions, m.admitSeconds, m.loadSeconds, m.loaded, m.sleeps, m.evictions, m.inFlight, m.memoryBytes, m.logDropped)
+		reg.MustRegister(m.invocations, m.invokeSeconds, m.admissions, m.admitSeconds, m.loadSeconds, m.loaded, m.sleeps, m.evictions, m.inFlight, m.memoryBytes, m.logDropped, m.refusals, m.queueSeconds, m.computing, m.limit)
 	}
 	return m
 }

@@ -36,6 +36,7 @@ type request struct {
 	bytesIn  atomic.Int64  // of the body; the handler that a guest wraps may read it from elsewhere
 	dropped  atomic.Int64  // bytes of log
 	features uint32        // of http-wasm, that the guest enabled when it started
+	computes bool          // it counts with the node's limiter
 	served   bool          // the guest has ended and left a response
 	clean    bool          // the response has left, and nothing went wrong
 	last     *Usage        // when the instance is another's
@@ -52,7 +53,7 @@ func newRequest(r *Runtime, rev *revision, i *sandbox.Instance, w http.ResponseW
 		Answer:  abi.NewAnswer(w, req.Method, r.limits),
 		Log:     abi.NewLog(rev.logger, rev.logRate, &q.dropped),
 		Limits:  r.limits,
-		Await:   func(f func()) { i.Await(q.ctx, f) },
+		Await:   q.await,
 	}
 	q.exchange.Log.Tag(req.Header.Get(abi.RequestID), rev.keep)
 	q.outbound = outbound.NewCall(q.exchange, rev.sender)
@@ -112,12 +113,30 @@ func (q *request) run(ctx context.Context, next http.Handler) error {
 		return q.diagnose(ctx, err, "")
 	}
 	q.served = true
+	q.rest()
 	if err := q.exchange.Answer.Finish(); err != nil {
 		q.exchange.Note(err)
 		return q.diagnose(ctx, err, "")
 	}
 	q.clean = true
 	return nil
+}
+
+// await runs f, in which the guest waits for the world outside.
+func (q *request) await(f func()) {
+	if q.computes {
+		q.runtime.limit.outside(&q.rev.flow, func() { q.instance.Await(q.ctx, f) })
+		return
+	}
+	q.instance.Await(q.ctx, f)
+}
+
+// rest gives back the request's place among those that compute.
+func (q *request) rest() {
+	if q.computes {
+		q.computes = false
+		q.runtime.limit.exit(&q.rev.flow, time.Since(q.started)-q.instance.Waited(), q.instance.Delayed())
+	}
 }
 
 // how says how the instance was made.
@@ -155,6 +174,7 @@ func (q *request) close() {
 
 // end gives the instance to the next request, and keeps what this one used.
 func (q *request) end() Usage {
+	q.rest()
 	q.close()
 	u := q.usage()
 	q.last = &u

@@ -15,6 +15,7 @@ import (
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/wasmbin"
 	"github.com/perigee-edge/perigee/runtime/abi"
+	"github.com/perigee-edge/perigee/runtime/overload"
 	"github.com/perigee-edge/perigee/runtime/sandbox"
 )
 
@@ -60,6 +61,7 @@ type revision struct {
 	logRate  *abi.LogRate
 	keep     func(abi.Line) // nil = nobody keeps lines
 
+	flow     overload.Flow // guarded by the limiter
 	inFlight atomic.Int32
 	refs     atomic.Int32 // 1 while loaded, and 1 for each request; the last closes the module
 	last     atomic.Int64 // when a request came last, Unix nanoseconds

@@ -69,6 +69,7 @@ type Config struct {
 	Logger       *slog.Logger  // default slog.Default()
 	Metrics      *Metrics      // default: counted, not exported
 	DisableReuse bool          // each request gets a new instance: slower and always right, to look for faults
+	DisableLimit bool          // guests compute as many at once as come: what the adaptive limit is compared with
 }
 
 func (c *Config) fill() error {
@@ -112,7 +113,8 @@ type Runtime struct {
 	config Config
 	limits abi.Limits
 	engine *sandbox.Engine
-	codeID string // name of the engine's directory under code/: version, architecture, system
+	limit  *limiter // nil = none
+	codeID string   // name of the engine's directory under code/: version, architecture, system
 	lock   dirLock
 
 	breaker   breaker
@@ -154,6 +156,9 @@ func New(c Config) (*Runtime, error) {
 		admitting: make(chan struct{}, 1),
 		loading:   make(chan struct{}, 1),
 		revs:      map[perigee.RevisionID]*revision{},
+	}
+	if !c.DisableLimit {
+		r.limit = newLimiter(c.Metrics)
 	}
 	err = r.open(alone)
 	if err == nil {
@@ -242,7 +247,8 @@ func (r *Runtime) Loaded() []perigee.RevisionID {
 	return ids
 }
 
-// Stats returns how busy a revision is; false if it is not loaded.
+// Stats returns how busy a revision is; false if it is not loaded. While its requests have to wait for the
+// processors, it is good for as many as compute.
 func (r *Runtime) Stats(id perigee.RevisionID) (perigee.Load, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -250,7 +256,13 @@ func (r *Runtime) Stats(id perigee.RevisionID) (perigee.Load, bool) {
 	if !ok {
 		return perigee.Load{}, false
 	}
-	return perigee.Load{InFlight: rev.inFlight.Load(), Slots: rev.comfort}, true
+	load := perigee.Load{InFlight: rev.inFlight.Load(), Slots: rev.comfort}
+	if r.limit != nil {
+		if busy, yes := r.limit.crowded(&rev.flow); yes {
+			load.Slots = min(load.Slots, int32(max(1, busy)))
+		}
+	}
+	return load, true
 }
 
 // Close refuses new requests, waits for those that run until ctx ends, and closes the engine.

@@ -49,7 +49,7 @@ func TestControlRefused(t *testing.T) {
 	a, _ := m.node("a", nil)
 	m.node("b", func(c *Config) {
 		c.Control = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.(Responder).Refuse(perigee.RefusedDraining, perigee.Load{})
+			w.(Responder).Refuse(perigee.RefusedDraining, perigee.Load{}, "")
 		})
 	})
 	body := &closeCounter{Reader: strings.NewReader("x")}

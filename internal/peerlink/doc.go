@@ -43,7 +43,7 @@
 //
 //	0x01 request   flags(varint) timeout(varint) size method authority target fields
 //	0x02 accepted  load
-//	0x03 refused   code(varint) load
+//	0x03 refused   code(varint) load limit?(string)
 //	0x04 response  status(varint) size fields
 //	0x05 data      1 or more bytes of a body
 //	0x06 end       load fields              the trailers, and the worker's last load

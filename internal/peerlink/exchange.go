@@ -45,6 +45,7 @@ type answer struct {
 	refused bool
 	code    ResetCode
 	load    perigee.Load
+	limit   string // what the worker ran out of; "" = it did not say
 }
 
 // startExchange sends the head of a request on a new stream of c, and the end of the stream if the
@@ -162,6 +163,9 @@ func (x *exchange) decodeAnswer(t frameType, payload string) (answer, error) {
 		a.code = ResetCode(c.uint())
 	}
 	a.load = c.load()
+	if a.refused && c.s != "" { // older releases do not say
+		a.limit = c.str()
+	}
 	x.setLoad(a.load)
 	return a, c.err
 }

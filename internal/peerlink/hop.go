@@ -126,7 +126,7 @@ func unreachable(ctx context.Context, id perigee.NodeID, err error) error {
 func refusal(x *exchange, id perigee.NodeID, a answer) error {
 	x.fr.release()
 	x.abort(ResetNone)
-	he := &perigee.HopError{Node: id}
+	he := &perigee.HopError{Node: id, Limit: a.limit}
 	if a.load != (perigee.Load{}) {
 		he.Load = &a.load
 	}

@@ -161,14 +161,14 @@ func TestHopRefused(t *testing.T) {
 		t.Run(string(code), func(t *testing.T) {
 			wrote := make(chan error, 1)
 			a := pair(t, func(w http.ResponseWriter, r *http.Request) {
-				w.(Responder).Refuse(code, perigee.Load{InFlight: 9, Slots: 2})
+				w.(Responder).Refuse(code, perigee.Load{InFlight: 9, Slots: 2}, "memory")
 				_, err := w.Write([]byte("x"))
 				wrote <- err
 			})
 			r := request(t, "POST", "http://f/", "body")
 			_, err := a.RoundTripHop("b", r)
 			var he *perigee.HopError
-			if !errors.As(err, &he) || he.Code != code || he.Node != "b" || he.Load == nil || *he.Load != (perigee.Load{InFlight: 9, Slots: 2}) {
+			if !errors.As(err, &he) || he.Code != code || he.Node != "b" || he.Load == nil || *he.Load != (perigee.Load{InFlight: 9, Slots: 2}) || he.Limit != "memory" {
 				t.Fatalf("got %#v", err)
 			}
 			if b, err := io.ReadAll(r.Body); string(b) != "body" || err != nil {
@@ -184,7 +184,7 @@ func TestHopRefused(t *testing.T) {
 func TestRefuseAfterAcceptDoesNothing(t *testing.T) {
 	a := pair(t, func(w http.ResponseWriter, r *http.Request) {
 		w.(Responder).Accept(perigee.Load{})
-		w.(Responder).Refuse(perigee.RefusedNotHere, perigee.Load{})
+		w.(Responder).Refuse(perigee.RefusedNotHere, perigee.Load{}, "")
 	})
 	resp, _ := hopOK(t, a, "b", request(t, "GET", "http://f/", ""))
 	if _, ok := LoadOf(resp); ok || resp.StatusCode != 200 {

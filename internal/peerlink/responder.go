@@ -27,8 +27,8 @@ type Responder interface {
 	Accept(perigee.Load)
 
 	// Refuse tells the requester that the request was not started. Nothing else is sent after it.
-	// It does nothing after Accept.
-	Refuse(perigee.RefuseCode, perigee.Load)
+	// limit says what this node ran out of; "" = nothing to say. It does nothing after Accept.
+	Refuse(code perigee.RefuseCode, l perigee.Load, limit string)
 
 	// SetLoad sets the load that is reported with the end of the response.
 	SetLoad(perigee.Load)
@@ -97,14 +97,16 @@ func (w *responder) acceptForBody() error {
 }
 
 // Refuse implements Responder.
-func (w *responder) Refuse(code perigee.RefuseCode, l perigee.Load) {
+func (w *responder) Refuse(code perigee.RefuseCode, l perigee.Load, limit string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.answered && w.answerFirst || w.status != 0 || w.over {
 		return
 	}
 	w.answered, w.refused, w.over = true, true, true
-	w.w.frame(frameRefused, func(b []byte) []byte { return appendLoad(append(b, byte(refuseReset(code))), l) })
+	w.w.frame(frameRefused, func(b []byte) []byte {
+		return appendString(appendLoad(append(b, byte(refuseReset(code))), l), limit)
+	})
 	if w.w.flush() == nil {
 		_ = w.st.Close() // fails only if the requester has gone
 	}

@@ -51,7 +51,7 @@ func (i *Instance) refill(ctx context.Context, left int64) int64 {
 		i.turn = turns.take(ctx, i.turns)
 	}
 	i.turns++
-	i.waited += time.Since(start)
+	i.delay(time.Since(start))
 	if !i.turn {
 		panic(context.Cause(ctx))
 	}
@@ -63,15 +63,25 @@ func (i *Instance) refill(ctx context.Context, left int64) int64 {
 // does not count as the guest's.
 func (i *Instance) Await(ctx context.Context, f func()) {
 	start := time.Now()
-	defer func() { i.waited += time.Since(start) }() // also if f ends the guest's call
 	had := i.turn
 	i.release()
-	f()
+	func() {
+		defer func() { i.waited += time.Since(start) }() // also if f ends the guest's call
+		f()
+	}()
 	if had {
-		if i.turn = i.module.engine.turns.take(ctx, i.turns); !i.turn {
+		start = time.Now()
+		i.turn = i.module.engine.turns.take(ctx, i.turns)
+		if i.delay(time.Since(start)); !i.turn {
 			panic(context.Cause(ctx))
 		}
 	}
+}
+
+// delay counts time in which the guest waited for its turn.
+func (i *Instance) delay(d time.Duration) {
+	i.waited += d
+	i.delayed += d
 }
 
 // release gives the turn back, if there is one.

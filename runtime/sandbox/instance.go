@@ -32,12 +32,13 @@ type Instance struct {
 	turn    bool          // it has a turn to compute
 	turns   int           // that it had
 	waited  time.Duration // in host functions and for turns
+	delayed time.Duration // the part of it for turns
 }
 
 // Begin binds the instance to a user, and returns the context for its calls. fuel is the most that the
 // guest may use, 0 = no limit.
 func (i *Instance) Begin(ctx context.Context, fuel uint64) context.Context {
-	i.limit, i.granted, i.waited, i.turns = int64(min(fuel, 1<<62)), 0, 0, 0
+	i.limit, i.granted, i.waited, i.delayed, i.turns = int64(min(fuel, 1<<62)), 0, 0, 0, 0
 	if i.mod != nil {
 		i.begin()
 	}
@@ -109,6 +110,9 @@ func (i *Instance) Denied() string { return i.memory.denied }
 
 // Waited returns for how long the guest has not computed since Begin, though a call was running.
 func (i *Instance) Waited() time.Duration { return i.waited }
+
+// Delayed returns the part of Waited in which the guest waited for its turn to compute.
+func (i *Instance) Delayed() time.Duration { return i.delayed }
 
 // End gives the instance to the next user, restored if need be, or drops it. clean means that the last
 // call has returned, and that nothing outside memory and globals was changed.

@@ -71,6 +71,6 @@ type answer struct {
 	refused perigee.RefuseCode
 }
 
-func (a *answer) Accept(perigee.Load)                            {}
-func (a *answer) Refuse(code perigee.RefuseCode, _ perigee.Load) { a.refused = code }
-func (a *answer) SetLoad(perigee.Load)                           {}
+func (a *answer) Accept(perigee.Load)                                      {}
+func (a *answer) Refuse(code perigee.RefuseCode, _ perigee.Load, _ string) { a.refused = code }
+func (a *answer) SetLoad(perigee.Load)                                     {}
