@@ -39,6 +39,7 @@ func (c *Core) add(entries []*entry) (good []*entry) {
 		for _, e := range entries {
 			c.clock.observe(e.rec.HLC)
 		}
+		c.welcome(entries)
 		return entries
 	case len(entries) == 1:
 		c.setAside(entries[0].id, entries[0].raw, fmt.Sprint(why))
@@ -73,7 +74,7 @@ func (c *Core) setAside(id perigee.Digest, raw []byte, why string) {
 // settled reports whether a record that is not in the set need not be fetched.
 func (c *Core) settled(id perigee.Digest) bool {
 	_, aside := c.aside[id]
-	return aside || c.pending.has(id)
+	return aside || c.outlived[id] || c.pending.has(id)
 }
 
 // asideErr refuses what is set aside; nil = it is not.
@@ -105,6 +106,7 @@ func (s *set) without(bad []*entry) *set {
 	}
 	slices.SortFunc(rest, compareEntries)
 	out := newSet()
+	out.history = s.history
 	out.add(rest...)
 	return out
 }

@@ -47,6 +47,9 @@ func (s stamp) before(e *entry) bool {
 	return s.hlc < e.rec.HLC || s.hlc == e.rec.HLC && compareDigests(s.id, e.id) < 0
 }
 
+// before reports whether e comes before a place in the order.
+func (e *entry) before(s stamp) bool { return stampOf(e) != s && !s.before(e) }
+
 // grant is a right that one redemption gave to a key. The key stands here in full, since people
 // choose their keys, and could choose two of the same short name.
 type grant struct {

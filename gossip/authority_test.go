@@ -38,7 +38,15 @@ func (w *world) fold(raws ...[]byte) (*set, *folded) {
 		}
 		waiting = left
 	}
-	return s, reduce(s, auth, nil, nil)
+	return s, collected(s, auth)
+}
+
+// collected folds a set and takes out of it what is outlived.
+func collected(s *set, auth *authority) *folded {
+	f := reduce(s, auth, nil, nil)
+	s.remove(f.outlived)
+	f.desired.Digest = s.tree.root
+	return f
 }
 
 // ruleOf returns by which rule a record of the set has no effect, or is not in it.

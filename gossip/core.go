@@ -31,15 +31,17 @@ type Core struct {
 	max     int64 // of the set, in bytes
 	started bool
 
-	parser  parser
-	genesis *entry
-	set     *set
-	fold    *folded
-	pending *pending
-	aside   map[perigee.Digest]Aside
-	try     func(*perigee.Desired, []string) // see Config.Read
-	clock   *clock
-	rows    rowTable
+	parser    parser
+	genesis   *entry
+	set       *set
+	fold      *folded
+	pending   *pending
+	aside     map[perigee.Digest]Aside
+	outlived  map[perigee.Digest]bool          // some of those that came and did not stay, see collect.go
+	collected Collected                        // since the start
+	try       func(*perigee.Desired, []string) // see Config.Read
+	clock     *clock
+	rows      rowTable
 
 	peers   []Peer
 	boxes   map[perigee.NodeID]*outbox
@@ -70,6 +72,7 @@ type CoreConfig struct {
 	CheckManifest func(*perigee.Manifest) error                // see Config
 	Read          func(d *perigee.Desired, functions []string) // see Config; nil = nothing
 	Max           perigee.Bytes                                // of all records
+	History       int                                          // revisions of a function that served and stay, equal on all nodes; 0 = 20
 	Chance        *rand.Rand
 	// Claims, where set, replaces the check of rows' certificates and signatures. It is for the
 	// simulator alone, where they would be nothing but work.
@@ -85,9 +88,12 @@ func NewCore(conf CoreConfig) (*Core, error) {
 	}
 	c := &Core{
 		self: conf.Self, region: conf.Region, chance: conf.Chance, max: int64(conf.Max),
-		parser: p, genesis: genesis, set: newSet(), pending: newPending(), aside: map[perigee.Digest]Aside{}, try: conf.Read, clock: &clock{},
+		parser: p, genesis: genesis, set: newSet(), pending: newPending(), aside: map[perigee.Digest]Aside{}, outlived: map[perigee.Digest]bool{}, try: conf.Read, clock: &clock{},
 		boxes: map[perigee.NodeID]*outbox{}, calls: map[uint64]*pendingCall{}, batches: map[uint64]*batch{},
 		storing: map[perigee.Digest]*batch{}, limits: map[perigee.NodeID]*rate.Limiter{},
+	}
+	if conf.History > 0 {
+		c.set.history = conf.History
 	}
 	auth := func() *authority { return c.fold.auth }
 	c.rows = rowTable{
@@ -224,11 +230,25 @@ type Outcome struct {
 
 // Counts is what happened in a step, for metrics.
 type Counts struct {
-	Refused                         map[Rule]int
-	FromPeers, FromPeople           int // records stored
+	Refused               map[Rule]int
+	FromPeers, FromPeople int // records stored
+	Collected
 	RowsNew, RowsRefused            int
 	PushesOK, PushesFailed, Dropped int
 	Equal, Repaired, SyncFailed     int
+}
+
+// Collected is what was taken out of the set.
+type Collected struct {
+	Outlived      int // records
+	OutlivedBytes int64
+}
+
+func (c *Collected) add(list []*entry) {
+	c.Outlived += len(list)
+	for _, e := range list {
+		c.OutlivedBytes += int64(len(e.raw))
+	}
 }
 
 // Step takes one event and returns what follows from it.
@@ -357,6 +377,9 @@ func (c *Core) Now(now time.Time) record.HLC { return c.clock.now(now) }
 
 // Heads returns the pointers of a function that nothing replaces yet.
 func (c *Core) Heads(function string) []perigee.Digest { return c.fold.heads(function) }
+
+// Past returns what a pointer that replaces the heads should name as its past.
+func (c *Core) Past(function string) []perigee.Digest { return c.fold.past(function) }
 
 // Rows returns what the nodes say about themselves, as far as it was verified.
 func (c *Core) Rows() map[perigee.NodeID]perigee.Row {

@@ -72,6 +72,7 @@ func (d *disk) writeLocked(all []*commit, step func(Event) Effects) {
 	}
 	for _, c := range all {
 		c.done, c.out = true, step(Stored{c.Number, err})
+		d.log.idle += c.out.Counts.OutlivedBytes
 	}
 	if err := d.log.foldIfLong(); err != nil { // what was appended is on disk all the same
 		d.metrics.AppendFails.Inc()

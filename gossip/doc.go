@@ -3,7 +3,7 @@
 // is the one writer of the View. It decides nothing: where functions run and where requests go is
 // placement's business.
 //
-// There are two halves. Desired is what people asked for: a grow-only set of signed records, kept
+// There are two halves. Desired is what people asked for: a set of signed records, kept
 // on disk by every node, and folded into functions, regions and rights. Observed is what nodes say
 // about themselves, in signed rows that are never on disk, and what the membership protocol
 // (memberlist) and this node's own calls say about who is alive. Membership proves nothing: names,
@@ -21,6 +21,12 @@
 // those that its author saw); of the rest the latest wins, and the others are conflicts until
 // somebody replaces them all. A route that two functions ask for belongs to the one that has asked
 // for it longer without a break.
+//
+// # Collection
+//
+// A set of records only grows, but for those that are outlived: nothing that could still come would give them a
+// meaning. What is outlived follows from the set (collect.go), so each node collects by itself, when it takes
+// records in, and refuses what is outlived when it comes again. The log holds it until it is folded.
 //
 // # On disk
 //

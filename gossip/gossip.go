@@ -278,3 +278,20 @@ func (g *Gossip) membersChanged(joined bool) {
 		g.joined.Store(true)
 	}
 }
+
+// Usage is what this node's copy of the state takes.
+type Usage struct {
+	Records        int           `json:"records"`
+	Bytes          perigee.Bytes `json:"bytes"`
+	Max            perigee.Bytes `json:"max"`       // of Bytes, before deploys are refused
+	Collected      int           `json:"collected"` // records that later ones made meaningless, since the start
+	CollectedBytes perigee.Bytes `json:"collected_bytes"`
+}
+
+// Usage returns what the state takes now.
+func (g *Gossip) Usage() Usage {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.core
+	return Usage{len(c.set.byID), perigee.Bytes(c.set.bytes), perigee.Bytes(c.max), c.collected.Outlived, perigee.Bytes(c.collected.OutlivedBytes)}
+}

@@ -41,6 +41,7 @@ func (g *Gossip) load(fsys vfs.FS, dir string, logger *slog.Logger) error {
 	if n := len(g.opaque) + g.core.pending.len(); n > 0 {
 		logger.Warn("records of the state log without effect", "unreadable", len(g.opaque), "without_author", g.core.pending.len())
 	}
+	l.idle = g.core.out.Counts.OutlivedBytes
 	if err := errors.Join(l.repair(), l.foldIfLong()); err != nil {
 		logger.Warn("state log not writable", "err", err)
 	}
@@ -79,7 +80,9 @@ func (c *Core) tryReplay(entries []*entry) (rest []*entry, why any) {
 
 // replaySlowly replays a log that breaks its reader, and sets aside what does.
 func (c *Core) replaySlowly(entries []*entry) (rest []*entry) {
+	history := c.set.history
 	c.set, c.fold = newSet(), nil
+	c.set.history = history
 	c.set.add(c.genesis)
 	c.refold(nil)
 	slices.SortFunc(entries, compareEntries)

@@ -39,6 +39,7 @@ type log struct {
 	snap int64 // size of the snapshot
 	base int64 // of the log, when it was written last
 	size int64 // of the part of the log that is whole and synced
+	idle int64 // bytes of records in both that are in the set no more
 	wait int64 // size that the log must have before it is folded again, after a failure
 	// dirty is set when the files may hold something beyond or other than that part. The next append
 	// then cuts it off or, where that fails, folds all that is kept into a new snapshot.

@@ -98,6 +98,10 @@ func (g *Gossip) Revocations(id perigee.NodeID, key ed25519.PublicKey) (records 
 // them all.
 func (g *Gossip) Heads(function string) []perigee.Digest { return g.folded.Load().heads(function) }
 
+// Past returns what a pointer that replaces all heads of a function should name as its past (record.Pointer), so
+// that what it replaces can be collected.
+func (g *Gossip) Past(function string) []perigee.Digest { return g.folded.Load().past(function) }
+
 // Revision returns the revision that the record with this identity introduced, live or not; false
 // when it is not known here or has no effect. It must not be changed.
 func (g *Gossip) Revision(id perigee.Digest) (*perigee.Revision, bool) {

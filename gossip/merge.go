@@ -39,6 +39,16 @@ func (w *waiter) join(b *batch) {
 	}
 }
 
+// freeingShare is what part of the limit is kept for records that make room or end rights.
+const freeingShare = 16
+
+// frees reports whether an entry is to be stored though the state is full: a removal, after which a function's
+// records are collected, and a revocation.
+func (e *entry) frees() bool {
+	p, ok := e.body.(*record.Pointer)
+	return ok && p.Revision.IsZero() || e.rec.Kind == record.KindRevoke
+}
+
 // take sorts out records that came from elsewhere and stores those that may be stored now. Then is
 // called when that is done; an error means that the disk refused. Records that wait or are refused
 // are counted and left out.
@@ -53,7 +63,7 @@ func (c *Core) take(now time.Time, raws [][]byte, src source, then func(time.Tim
 			unknown = append(unknown, raw)
 		}
 	}
-	c.store(now, append(entries, c.sift(now, c.parseAll(now, unknown), false)...), src, then)
+	c.store(now, append(entries, c.worth(c.sift(now, c.parseAll(now, unknown), false))...), src, then)
 }
 
 func (b *batch) entry(id perigee.Digest) *entry {
@@ -81,12 +91,16 @@ func (c *Core) store(now time.Time, entries []*entry, src source, then func(time
 	for _, other := range c.batches {
 		used += other.bytes
 	}
-	if b.bytes > 0 && used+b.bytes > c.max {
+	limit := c.max
+	if !slices.ContainsFunc(b.entries, func(e *entry) bool { return !e.frees() }) {
+		limit += c.max / freeingShare
+	}
+	if b.bytes > 0 && used+b.bytes > limit {
 		for _, e := range b.entries {
 			delete(c.storing, e.id)
 		}
 		w.then = func(time.Time, error) {} // of the batches that it joined
-		then(now, refuse(RuleStorage, "this cluster's state is full: %d bytes of at most %d: remove functions that are not used, or raise the limit on all nodes", used, c.max))
+		then(now, refuse(RuleStorage, "this cluster's state is full: %d bytes of at most %d: remove functions that are not used (perigee rm), which frees their records at once", used, c.max))
 		return
 	}
 	if len(b.entries) > 0 {
@@ -137,9 +151,10 @@ func (c *Core) merge(now time.Time, b *batch) {
 		c.out.Counts.FromPeople += len(good)
 	} else {
 		c.out.Counts.FromPeers += len(good)
-		c.spread(now, good, nil, b.source)
+		c.spread(now, slices.DeleteFunc(slices.Clone(good), func(e *entry) bool { return !c.Holds(e.id) }), nil, b.source)
 	}
 	if slices.ContainsFunc(good, (*entry).governs) {
+		clear(c.outlived) // who may write what decides what is replaced
 		c.retry(now, c.pending.takeOrphans())
 	}
 }
@@ -168,6 +183,7 @@ func (c *Core) refold(fresh []*entry) {
 		}
 		c.try(f.desired, slices.Sorted(maps.Keys(touched)))
 	}
+	c.collect(f)
 	c.fold = f
 	c.out.Desired = true
 }
@@ -184,7 +200,7 @@ func (c *Core) retry(now time.Time, list []*waiting) {
 	}
 	nothing := func(time.Time, error) {}
 	c.store(now, c.sift(now, mine, true), source{logged: true}, nothing)
-	others = c.sift(now, others, false)
+	others = c.worth(c.sift(now, others, false))
 	c.store(now, others, source{reach: reachOf(len(others))}, nothing)
 }
 

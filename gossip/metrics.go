@@ -8,6 +8,8 @@ type Metrics struct {
 	Refused     *prometheus.CounterVec // not stored, by rule
 	State       prometheus.Gauge       // bytes of all records held
 	Held        prometheus.Gauge       // records held
+	Collected   prometheus.Counter     // records collected: outlived by others, see collect.go
+	Freed       prometheus.Counter     // bytes of them
 	Waiting     prometheus.Gauge       // records that wait for their author or their time
 	Damage      prometheus.Counter     // bytes of the log that could not be read
 	Aside       prometheus.Counter     // records set aside
@@ -41,6 +43,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		Refused:     counter("records_refused_total", "Records refused, by the rule they broke.", "rule"),
 		State:       gauge("state_bytes", "Size of all records held."),
 		Held:        gauge("records_held", "Number of records held."),
+		Collected:   counter("records_collected_total", "Records taken out of the state since later ones made them meaningless.").WithLabelValues(),
+		Freed:       counter("collected_bytes_total", "Size of the records collected.").WithLabelValues(),
 		Waiting:     gauge("records_waiting", "Records that wait for the record of their author, or for their time."),
 		Damage:      counter("log_damage_bytes_total", "Bytes of the state log that could not be read.").WithLabelValues(),
 		Aside:       counter("records_set_aside_total", "Records that broke this node's reader, which keeps them without effect and passes them on to nobody.").WithLabelValues(),
@@ -56,7 +60,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		ClockOff: gauge("clock_offset_seconds", "How far this node's clock is from the median of its peers' clocks."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.Records, m.Refused, m.State, m.Held, m.Waiting, m.Damage, m.Aside, m.Append, m.AppendFails,
+		reg.MustRegister(m.Records, m.Refused, m.State, m.Held, m.Collected, m.Freed, m.Waiting, m.Damage, m.Aside, m.Append, m.AppendFails,
 			m.Step, m.Rows, m.Pushes, m.Syncs, m.Peers, m.ClockOff)
 	}
 	return m
@@ -67,6 +71,8 @@ func (m *Metrics) count(c Counts) {
 	for rule, n := range c.Refused {
 		m.Refused.WithLabelValues(string(rule)).Add(float64(n))
 	}
+	m.Collected.Add(float64(c.Outlived))
+	m.Freed.Add(float64(c.OutlivedBytes))
 	add := func(v *prometheus.CounterVec, label string, n int) {
 		if n > 0 {
 			v.WithLabelValues(label).Add(float64(n))

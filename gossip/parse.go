@@ -231,6 +231,9 @@ func (p *parser) fillPointer(e *entry, ptr *record.Pointer) error {
 	if ptr.Rollout != "" && ptr.Rollout != rolloutAll {
 		return fmt.Errorf("rollout %.40q: want %q or none", ptr.Rollout, rolloutAll)
 	}
+	if len(ptr.Past) > record.MaxPast {
+		return fmt.Errorf("%d names of earlier pointers: want %d at most", len(ptr.Past), record.MaxPast)
+	}
 	if ptr.Placement == nil {
 		return nil
 	}

@@ -8,30 +8,30 @@ import (
 )
 
 // history is the pointers of one function as a graph of causes: a pointer's parents are the
-// pointers that its author saw and replaced.
+// pointers that its author saw and replaced, and its past are those that they had replaced.
 type history struct {
 	byID      map[perigee.Digest]*entry
 	effective map[perigee.Digest]bool
-	heads     []*entry // effective and not replaced, best last
+	replaced  map[perigee.Digest]bool // those that are not here any more, or not yet, among them
+	heads     []*entry                // effective and not replaced, best last
 }
 
 // newHistory merges the pointers of one function. Those without effect (their author had no right,
 // or the revision is missing or broken) replace nothing themselves, but still link what is above
 // them to what is below: who replaced one of them also saw what it replaced.
 func newHistory(pointers []*entry, hasEffect func(*entry) bool) *history {
-	h := &history{byID: make(map[perigee.Digest]*entry, len(pointers)), effective: make(map[perigee.Digest]bool, len(pointers))}
+	h := &history{byID: make(map[perigee.Digest]*entry, len(pointers)), effective: make(map[perigee.Digest]bool, len(pointers)), replaced: map[perigee.Digest]bool{}}
 	for _, e := range pointers {
 		h.byID[e.id] = e
 		h.effective[e.id] = hasEffect(e)
 	}
-	replaced := map[perigee.Digest]bool{}
 	for _, e := range pointers {
-		if h.effective[e.id] && !replaced[e.id] {
-			h.ancestors(e, replaced)
+		if h.effective[e.id] && !h.replaced[e.id] {
+			h.ancestors(e, h.replaced)
 		}
 	}
 	for _, e := range pointers {
-		if h.effective[e.id] && !replaced[e.id] {
+		if h.effective[e.id] && !h.replaced[e.id] {
 			h.heads = append(h.heads, e)
 		}
 	}
@@ -42,15 +42,58 @@ func newHistory(pointers []*entry, hasEffect func(*entry) bool) *history {
 // ancestors marks everything that e replaces, directly or through others. What is marked already
 // has had its own ancestors marked, so that all calls together visit each pointer once.
 func (h *history) ancestors(e *entry, marked map[perigee.Digest]bool) {
-	todo := slices.Clone(e.rec.Parents)
+	todo := names(e)
 	for len(todo) > 0 {
 		id := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		if p := h.byID[id]; p != nil && !marked[id] {
-			marked[id] = true
-			todo = append(todo, p.rec.Parents...)
+		if marked[id] {
+			continue
+		}
+		marked[id] = true
+		if p := h.byID[id]; p != nil {
+			todo = append(todo, names(p)...)
 		}
 	}
+}
+
+// names returns the pointers that a pointer names as replaced, nearest first.
+func names(e *entry) []perigee.Digest {
+	return slices.Concat(e.rec.Parents, e.body.(*record.Pointer).Past)
+}
+
+// before returns the pointers that e replaced itself, as far as they are here. In the place of one that was
+// collected, which asked for what the one before it did, stands the nearest that is still here.
+func (h *history) before(e *entry) (list []*entry) {
+	for _, id := range e.rec.Parents {
+		if p := h.byID[id]; p != nil {
+			list = append(list, p)
+		}
+	}
+	if len(list) > 0 || len(e.rec.Parents) != 1 {
+		return list
+	}
+	for _, id := range e.body.(*record.Pointer).Past {
+		if p := h.byID[id]; p != nil {
+			return []*entry{p}
+		}
+	}
+	return nil
+}
+
+// past returns what a pointer that replaces the heads should name beyond them: what they name, unless
+// that is too much. Then they stay for the sake of the names, and naming begins anew.
+func (h *history) past() (ids []perigee.Digest) {
+	for _, e := range slices.Backward(h.heads) {
+		for _, id := range names(e) {
+			if !slices.Contains(ids, id) {
+				ids = append(ids, id)
+			}
+		}
+	}
+	if len(ids) > record.MaxPast {
+		return nil
+	}
+	return ids
 }
 
 // replacedBy returns the pointers with effect that e replaces, directly or through others, latest first.
@@ -89,10 +132,9 @@ func (h *history) claimed(asks func(revision perigee.Digest) bool) stamp {
 		if compareEntries(e, oldest) < 0 {
 			oldest = e
 		}
-		for _, id := range e.rec.Parents {
-			p := h.byID[id]
-			if p != nil && !seen[id] && h.effective[id] && asks(p.body.(*record.Pointer).Revision) {
-				seen[id] = true
+		for _, p := range h.before(e) {
+			if !seen[p.id] && h.effective[p.id] && asks(p.body.(*record.Pointer).Revision) {
+				seen[p.id] = true
 				todo = append(todo, p)
 			}
 		}

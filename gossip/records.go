@@ -64,9 +64,10 @@ func (e *entry) function() string {
 	return ""
 }
 
-// set is the grow-only set of records that this node holds on disk. It is not safe for concurrent
-// use; the writer's lock guards it.
+// set is the records that this node holds on disk: all that ever came, but for those that are outlived (see
+// collect.go). It is not safe for concurrent use; the writer's lock guards it.
 type set struct {
+	history   int // revisions of a function that served and stay
 	byID      map[perigee.Digest]*entry
 	governing []*entry                     // genesis, token, redeem and revoke records, sorted
 	regions   []*entry                     // sorted
@@ -80,7 +81,8 @@ type set struct {
 
 func newSet() *set {
 	return &set{
-		byID: map[perigee.Digest]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, secrets: map[string][]*entry{}, web: map[perigee.WebName][]*entry{}, tree: newTree(),
+		history: maxHistory,
+		byID:    map[perigee.Digest]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, secrets: map[string][]*entry{}, web: map[perigee.WebName][]*entry{}, tree: newTree(),
 	}
 }
 
@@ -94,23 +96,77 @@ func (s *set) add(entries ...*entry) {
 		s.byID[e.id] = e
 		s.bytes += int64(len(e.raw))
 		touched[s.tree.insert(e)] = true
-		switch body := e.body.(type) {
-		case *record.Region:
-			s.regions = insertSorted(s.regions, e)
-		case *record.Revision:
-			s.revisions[body.Manifest.Name] = insertSorted(s.revisions[body.Manifest.Name], e)
-		case *record.Pointer:
-			s.pointers[body.Function] = insertSorted(s.pointers[body.Function], e)
-		case *record.Secret:
-			s.secrets[body.Function] = insertSorted(s.secrets[body.Function], e)
-		case *record.Web:
-			name := perigee.WebName{Item: body.Item, Name: body.Name}
-			s.web[name] = insertSorted(s.web[name], e)
-		default:
-			s.governing = insertSorted(s.governing, e)
-		}
+		s.insert(e)
 	}
 	s.tree.rehash(touched)
+}
+
+// insert puts an entry into the list of its kind.
+func (s *set) insert(e *entry) {
+	switch body := e.body.(type) {
+	case *record.Region:
+		s.regions = insertSorted(s.regions, e)
+	case *record.Revision:
+		s.revisions[body.Manifest.Name] = insertSorted(s.revisions[body.Manifest.Name], e)
+	case *record.Pointer:
+		s.pointers[body.Function] = insertSorted(s.pointers[body.Function], e)
+	case *record.Secret:
+		s.secrets[body.Function] = insertSorted(s.secrets[body.Function], e)
+	case *record.Web:
+		name := perigee.WebName{Item: body.Item, Name: body.Name}
+		s.web[name] = insertSorted(s.web[name], e)
+	default:
+		s.governing = insertSorted(s.governing, e)
+	}
+}
+
+// remove takes entries out that are in the set.
+func (s *set) remove(entries []*entry) {
+	if len(entries) == 0 {
+		return
+	}
+	gone := make(map[*entry]bool, len(entries))
+	for _, e := range entries {
+		gone[e] = true
+	}
+	touched := map[int]bool{}
+	functions, web := map[string]bool{}, map[perigee.WebName]bool{}
+	for e := range gone {
+		delete(s.byID, e.id)
+		s.bytes -= int64(len(e.raw))
+		touched[s.tree.remove(e)] = true
+		functions[e.function()] = true
+		if w, ok := e.body.(*record.Web); ok {
+			web[perigee.WebName{Item: w.Item, Name: w.Name}] = true
+		}
+	}
+	s.regions = dropFrom(s.regions, gone)
+	for name := range functions {
+		for _, lists := range []map[string][]*entry{s.revisions, s.pointers, s.secrets} {
+			dropFromMap(lists, name, gone)
+		}
+	}
+	for name := range web {
+		dropFromMap(s.web, name, gone)
+	}
+	s.tree.rehash(touched)
+}
+
+// dropFrom returns a list without some entries; the old one stays as it is.
+func dropFrom(list []*entry, gone map[*entry]bool) (rest []*entry) {
+	for _, e := range list {
+		if !gone[e] {
+			rest = append(rest, e)
+		}
+	}
+	return rest
+}
+
+func dropFromMap[K comparable](lists map[K][]*entry, key K, gone map[*entry]bool) {
+	rest := dropFrom(lists[key], gone)
+	if lists[key] = rest; rest == nil {
+		delete(lists, key)
+	}
 }
 
 // insertSorted returns a list with e in its place. Most records come in the order of their clocks,

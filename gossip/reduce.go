@@ -10,14 +10,16 @@ import (
 	"github.com/perigee-edge/perigee/internal/record"
 )
 
-// maxHistory bounds the revisions that a function lists in the View; all are kept in the set.
-const maxHistory = 50
+// maxHistory bounds the revisions that a function lists in the View, and how many of those that served stay
+// in the set: what somebody may want to look at or go back to. A function has some 40 KiB then.
+const maxHistory = 20
 
 // folded is what a set of records means. It is immutable, and readers get it by one atomic load.
 type folded struct {
 	desired  *perigee.Desired
 	auth     *authority
 	lineages map[string]*lineage // by function, removed ones included
+	outlived []*entry            // of the set, without meaning from now on; not of lineages that were taken over
 }
 
 // lineage is what the records of one function mean.
@@ -27,6 +29,7 @@ type lineage struct {
 	history   *history
 	secrets   map[string]*perigee.Secret
 	fn        *perigee.Function // nil when it is removed or never had a pointer; without contested routes
+	outlived  []*entry          // not among the above
 }
 
 // reduce folds a set of records into what this node shows. It is pure: the result depends on the
@@ -43,10 +46,13 @@ func reduce(s *set, auth *authority, old *folded, touched map[string]bool) *fold
 	for _, names := range []map[string][]*entry{s.revisions, s.pointers, s.secrets} {
 		for name := range names {
 			if f.lineages[name] == nil {
-				f.lineages[name] = newLineage(name, s, auth)
+				l := newLineage(name, s, auth)
+				f.lineages[name] = l
+				f.outlived = append(f.outlived, l.outlived...)
 			}
 		}
 	}
+	f.outlived = append(f.outlived, outlivedShared(s, auth)...)
 	f.desired = perigee.NewDesired(perigee.Desired{
 		Cluster: auth.genesis.Cluster, Domain: auth.genesis.Domain, Functions: contest(f.lineages, auth.genesis.Domain),
 		Regions: foldRegions(s.regions, auth), Revoked: auth.revokedNodes(), Web: foldWeb(s.web, auth), Secrets: secretsOf(f.lineages), Digest: s.tree.root,
@@ -54,11 +60,22 @@ func reduce(s *set, auth *authority, old *folded, touched map[string]bool) *fold
 	return f
 }
 
-// newLineage folds the revisions and pointers of one function.
+// newLineage folds the records of one function that are not outlived.
 func newLineage(name string, s *set, auth *authority) *lineage {
-	revisions, pointers := s.revisions[name], s.pointers[name]
+	revisions, pointers, secrets := s.revisions[name], s.pointers[name], s.secrets[name]
+	outlived := outlivedSecrets(secrets, auth)
+	l := foldLineage(name, revisions, pointers, secrets, auth)
+	if gone := l.history.outlived(s.history, revisions, l.revisions); len(gone) > 0 {
+		outlived = append(outlived, gone...)
+		l = foldLineage(name, without(revisions, gone), without(pointers, gone), secrets, auth)
+	}
+	l.outlived = outlived
+	return l
+}
+
+func foldLineage(name string, revisions, pointers, secrets []*entry, auth *authority) *lineage {
 	l := &lineage{
-		revisions: map[perigee.Digest]*entry{}, named: map[perigee.RevisionID]perigee.Digest{}, secrets: foldSecrets(s.secrets[name], auth),
+		revisions: map[perigee.Digest]*entry{}, named: map[perigee.RevisionID]perigee.Digest{}, secrets: foldSecrets(secrets, auth),
 	}
 	judge := judge{auth, func(_ string, id perigee.Digest) *entry { return l.revisions[id] }}
 	for _, e := range revisions {
@@ -279,6 +296,14 @@ func (f *folded) heads(function string) (ids []perigee.Digest) {
 		}
 	}
 	return ids
+}
+
+// past returns what a pointer that replaces the heads of a function should name beyond them.
+func (f *folded) past(function string) []perigee.Digest {
+	if l := f.lineages[function]; l != nil {
+		return l.history.past()
+	}
+	return nil
 }
 
 // judge decides whether records have an effect, given who may write what, and which revisions have one.

@@ -73,7 +73,7 @@ func (l *log) fold(records [][]byte) error {
 	if err := vfs.Replace(l.fs, l.snapPath(), b); err != nil {
 		return fmt.Errorf("write snapshot of the state: %w", err)
 	}
-	l.snap = int64(len(b))
+	l.snap, l.idle = int64(len(b)), 0
 	b = []byte(logMagic)
 	for _, rec := range others {
 		b = appendEntry(b, rec)
@@ -83,13 +83,14 @@ func (l *log) fold(records [][]byte) error {
 	return nil
 }
 
-// foldIfLong folds a log that has become long. A fold that fails is tried again when the log is longer still.
+// foldIfLong folds a log that has become long, or files that hold much that was collected. A fold that fails is tried again when the log is longer still.
 func (l *log) foldIfLong() error {
-	if l.dirty || l.size-l.base <= max(l.long, l.snap/foldShare, l.wait) {
+	long := l.size - l.base + l.idle
+	if l.dirty || long <= max(l.long, l.snap/foldShare, l.wait) {
 		return nil
 	}
 	if err := l.fold(nil); err != nil {
-		l.wait = 2 * (l.size - l.base)
+		l.wait = 2 * long
 		return err
 	}
 	l.wait = 0

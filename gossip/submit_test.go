@@ -93,7 +93,10 @@ func TestSubmit(t *testing.T) {
 			t.Fatalf("Heads of a removed function: %v", got)
 		}
 		back := w.sign("dep", n.Heads("hello"), &record.Pointer{Function: "hello", Revision: record.ID(rev)})
-		n.submit(t, back)
+		if _, err := n.Submit(t.Context(), back); RuleOf(err) != RuleReference {
+			t.Errorf("a pointer to a revision that was collected: %v", err)
+		}
+		n.submit(t, rev, back)
 		if fn := n.View().Desired.Functions["hello"]; fn == nil || fn.Conflicts != nil {
 			t.Errorf("after deploying again: %+v", fn)
 		}

@@ -338,10 +338,11 @@ func (c *Core) encoded(ids []perigee.Digest) (raws [][]byte) {
 	return raws
 }
 
-// heldOf returns the identities of those of the records that are on this node's disk.
+// heldOf returns the identities of those of the records that are on this node's disk, or need not be, since
+// what outlives them is.
 func (c *Core) heldOf(raws [][]byte) (held []perigee.Digest) {
 	for _, raw := range raws {
-		if id := record.ID(raw); c.Holds(id) {
+		if id := record.ID(raw); c.Holds(id) || c.outlived[id] {
 			held = append(held, id)
 		}
 	}

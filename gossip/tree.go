@@ -46,6 +46,15 @@ func (t *tree) insert(e *entry) int {
 	return b
 }
 
+// remove takes an identity out and returns its bucket, which needs a rehash.
+func (t *tree) remove(e *entry) int {
+	b := bucketOf(e)
+	if at, ok := slices.BinarySearchFunc(t.ids[b], e.id, compareDigests); ok {
+		t.ids[b] = slices.Delete(t.ids[b], at, at+1)
+	}
+	return b
+}
+
 func (t *tree) rehash(touched map[int]bool) {
 	for b := range touched {
 		h := digest.New()

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/gossip"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/placement"
 	"github.com/perigee-edge/perigee/usage"
@@ -55,6 +56,7 @@ type Status struct {
 	Agree     int               `json:"agree"`            // alive nodes with the same digest, this one included
 	Disk      string            `json:"disk,omitempty"`   // what is wrong with the disk
 	Rotten    int               `json:"rotten,omitempty"` // files that had changed on it and were repaired, since the start
+	Records   gossip.Usage      `json:"records"`          // what the state takes on this node
 	Genesis   perigee.Digest    `json:"genesis"`
 	Record    []byte            `json:"genesis_record"`
 	Now       record.HLC        `json:"now"` // what a record signed now should carry
@@ -74,7 +76,8 @@ type NodeStatus struct {
 // FunctionStatus is a function, where it should be, and where it is.
 type FunctionStatus struct {
 	*perigee.Function
-	Heads   []perigee.Digest `json:"heads"` // what a new pointer record must name as its parents
+	Heads   []perigee.Digest `json:"heads"`          // what a new pointer record must name as its parents
+	Past    []perigee.Digest `json:"past,omitempty"` // and as its past
 	Plan    placement.Plan   `json:"plan"`
 	Holders []Holder         `json:"holders"`
 	URLs    []string         `json:"urls"`
@@ -248,4 +251,5 @@ type Ack struct {
 type apiError struct {
 	Error string           `json:"error"`
 	Heads []perigee.Digest `json:"heads,omitempty"` // of a name that is free
+	Past  []perigee.Digest `json:"past,omitempty"`  // of it, too
 }

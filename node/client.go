@@ -75,26 +75,31 @@ func (c *Client) Tokens(ctx context.Context) (s []TokenStatus, err error) {
 	return s, c.get(ctx, "/v1/tokens", &s)
 }
 
-// Function returns one function. For a name that is free the error is ErrNotFound, and heads has
-// the records that a first deploy must name as parents: those of an earlier removal.
-func (c *Client) Function(ctx context.Context, name string) (s *FunctionStatus, heads []perigee.Digest, err error) {
+// Replaced is what a new pointer record of a function must name: as its parents, and as its past.
+type Replaced struct {
+	Heads, Past []perigee.Digest
+}
+
+// Function returns one function, and what a pointer that replaces it must name. For a name that is free the
+// error is ErrNotFound, and the first deploy must name an earlier removal.
+func (c *Client) Function(ctx context.Context, name string) (s *FunctionStatus, old Replaced, err error) {
 	resp, err := c.do(ctx, http.MethodGet, "/v1/functions/"+url.PathEscape(name), nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, old, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusNotFound {
 		var e apiError
 		if err := json.NewDecoder(resp.Body).Decode(&e); err != nil {
-			return nil, nil, fmt.Errorf("ask %s for function %s: %w", c.name, name, err)
+			return nil, old, fmt.Errorf("ask %s for function %s: %w", c.name, name, err)
 		}
-		return nil, e.Heads, fmt.Errorf("%w: %s: `perigee ls` lists the ones there are", ErrNotFound, name)
+		return nil, Replaced{e.Heads, e.Past}, fmt.Errorf("%w: %s: `perigee ls` lists the ones there are", ErrNotFound, name)
 	}
 	s = new(FunctionStatus)
 	if err := c.decode(resp, s); err != nil {
-		return nil, nil, err
+		return nil, old, err
 	}
-	return s, s.Heads, nil
+	return s, Replaced{s.Heads, s.Past}, nil
 }
 
 // Plan asks where a function with this manifest would run.

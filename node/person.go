@@ -183,7 +183,7 @@ func (p *Person) Deploy(ctx context.Context, m *perigee.Manifest, bundle perigee
 // DeployWith makes a manifest and its bundle the live revision of the function it names. Nothing is
 // sent when they are live already.
 func (p *Person) DeployWith(ctx context.Context, opt DeployOptions, m *perigee.Manifest, bundle perigee.Digest, size perigee.Bytes, archive io.Reader, progress func(DeployEvent)) (Deployed, error) {
-	live, heads, err := p.Function(ctx, m.Name)
+	live, old, err := p.Function(ctx, m.Name)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return Deployed{}, err
 	}
@@ -191,7 +191,7 @@ func (p *Person) DeployWith(ctx context.Context, opt DeployOptions, m *perigee.M
 	if err != nil {
 		return Deployed{}, fmt.Errorf("deploy %s: nothing was changed: %w", m.Name, err)
 	}
-	if live != nil && live.Live.Bundle == bundle && len(heads) == 1 && sameJSON(&live.Live.Manifest, m) && sameJSON(live.Placement, policy) {
+	if live != nil && live.Live.Bundle == bundle && len(old.Heads) == 1 && sameJSON(&live.Live.Manifest, m) && sameJSON(live.Placement, policy) {
 		return Deployed{Revision: live.Live.ID}, nil
 	}
 	status, err := p.Status(ctx)
@@ -202,7 +202,7 @@ func (p *Person) DeployWith(ctx context.Context, opt DeployOptions, m *perigee.M
 	if err != nil {
 		return Deployed{}, err
 	}
-	_, ptrBytes, err := record.Sign(p.Key, p.Cluster, rev.HLC+1, heads, &record.Pointer{Function: m.Name, Revision: record.ID(revBytes), Placement: policy, Rollout: opt.Rollout})
+	_, ptrBytes, err := record.Sign(p.Key, p.Cluster, rev.HLC+1, old.Heads, &record.Pointer{Function: m.Name, Revision: record.ID(revBytes), Placement: policy, Rollout: opt.Rollout, Past: old.Past})
 	if err != nil {
 		return Deployed{}, err
 	}
@@ -251,7 +251,7 @@ func keptApart(fn *perigee.Function, next *perigee.Policy) *perigee.Policy {
 // Promote makes a revision that the cluster knows the live one, in the place of all that is live or in
 // conflict.
 func (p *Person) Promote(ctx context.Context, name string, id perigee.RevisionID, opt DeployOptions) (Deployed, error) {
-	fn, heads, err := p.Function(ctx, name)
+	fn, old, err := p.Function(ctx, name)
 	if err != nil {
 		return Deployed{}, err
 	}
@@ -260,19 +260,19 @@ func (p *Person) Promote(ctx context.Context, name string, id perigee.RevisionID
 		return Deployed{}, fmt.Errorf("%s has no revision %s: `perigee show %s` lists those it has", name, id, name)
 	}
 	rev := &fn.Revisions[at]
-	ptr := &record.Pointer{Function: name, Revision: rev.Record, Rollout: opt.Rollout}
+	ptr := &record.Pointer{Function: name, Revision: rev.Record, Rollout: opt.Rollout, Past: old.Past}
 	if opt.Placement != PlacementManifest {
 		ptr.Placement = keptApart(fn.Function, &rev.Placement)
 	}
 	switch {
 	case opt.If != "" && opt.If != fn.Live.ID:
 		return Deployed{}, fmt.Errorf("nothing was changed: revision %s is live, not %s: see `perigee show %s`", fn.Live.ID, opt.If, name)
-	case id == fn.Live.ID && len(heads) == 1 && sameJSON(fn.Placement, ptr.Placement) && fn.Function.Rollout == ptr.Rollout:
+	case id == fn.Live.ID && len(old.Heads) == 1 && sameJSON(fn.Placement, ptr.Placement) && fn.Function.Rollout == ptr.Rollout:
 		return Deployed{Revision: id}, nil
 	case len(rev.Nodes) == 0:
 		return Deployed{}, fmt.Errorf("no node that is up has the bundle of revision %s any more: deploy it again from its sources", id)
 	}
-	ack, err := p.write(ctx, heads, ptr)
+	ack, err := p.write(ctx, old.Heads, ptr)
 	return Deployed{Revision: id, Stored: ack.Stored, Changed: true}, err
 }
 
@@ -299,11 +299,11 @@ func sameJSON(a, b any) bool {
 
 // Remove removes a function; its bundles are let go of everywhere.
 func (p *Person) Remove(ctx context.Context, name string) (Ack, error) {
-	_, heads, err := p.Function(ctx, name)
+	_, old, err := p.Function(ctx, name)
 	if err != nil {
 		return Ack{}, err
 	}
-	return p.write(ctx, heads, &record.Pointer{Function: name})
+	return p.write(ctx, old.Heads, &record.Pointer{Function: name, Past: old.Past})
 }
 
 // Revoke ends a node's membership or a key's rights, for ever.

@@ -140,14 +140,14 @@ func (n *Node) serveNodePlacement(w http.ResponseWriter, r *http.Request) {
 // deployed later; nil = that of the live revision's manifest again. The code stays what it is. With
 // expect it does so only if that revision is live.
 func (p *Person) SetPlacement(ctx context.Context, name string, policy *perigee.Policy, expect perigee.RevisionID) (Placed, error) {
-	fn, heads, err := p.Function(ctx, name)
+	fn, old, err := p.Function(ctx, name)
 	if err != nil {
 		return Placed{}, err
 	}
 	if expect != "" && expect != fn.Live.ID {
 		return Placed{}, fmt.Errorf("change the placement of %s: nothing was changed: revision %s is live, not %s: see `perigee show %s`", name, fn.Live.ID, expect, name)
 	}
-	if len(heads) > 1 {
+	if len(old.Heads) > 1 {
 		return Placed{}, fmt.Errorf("change the placement of %s: nothing was changed: people changed it at the same time: settle that first with `perigee promote %s REVISION`", name, name)
 	}
 	if sameJSON(fn.Placement, policy) || fn.Placement == nil && sameJSON(fn.Policy(), policy) {
@@ -161,8 +161,8 @@ func (p *Person) SetPlacement(ctx context.Context, name string, policy *perigee.
 	if err != nil {
 		return Placed{}, err
 	}
-	_, b, err := record.Sign(p.Key, p.Cluster, s.Now, heads, &record.Pointer{
-		Function: name, Revision: fn.Revisions[at].Record, Placement: policy, Rollout: fn.Function.Rollout,
+	_, b, err := record.Sign(p.Key, p.Cluster, s.Now, old.Heads, &record.Pointer{
+		Function: name, Revision: fn.Revisions[at].Record, Placement: policy, Rollout: fn.Function.Rollout, Past: old.Past,
 	})
 	if err != nil {
 		return Placed{}, err

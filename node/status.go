@@ -23,7 +23,7 @@ func (n *Node) status() Status {
 	if err := n.ready(); err != nil {
 		s.Why = err.Error()
 	}
-	s.Ready = s.Why == ""
+	s.Ready, s.Records = s.Why == "", n.gossip.Usage()
 	s.PID, s.Upgrade = os.Getpid(), n.upgrade.failure()
 	s.Worries = n.webCerts.worries(time.Now())
 	for _, a := range n.gossip.Asides() {
@@ -86,7 +86,7 @@ func (n *Node) serveFunction(w http.ResponseWriter, r *http.Request) {
 	v := n.View()
 	fn := v.Desired.Functions[name]
 	if fn == nil {
-		writeJSON(w, http.StatusNotFound, apiError{Error: "no function " + name, Heads: n.gossip.Heads(name)})
+		writeJSON(w, http.StatusNotFound, apiError{Error: "no function " + name, Heads: n.gossip.Heads(name), Past: n.gossip.Past(name)})
 		return
 	}
 	s := n.functionStatus(v, fn, n.plans.at(v).Explain(fn))
@@ -128,7 +128,7 @@ func revisionState(fn *perigee.Function, rev *perigee.Revision) string {
 }
 
 func (n *Node) functionStatus(v *perigee.View, fn *perigee.Function, plan placement.Plan) FunctionStatus {
-	s := FunctionStatus{Function: fn, Heads: n.gossip.Heads(fn.Name), Holders: []Holder{}, Plan: plan, Rollout: n.rollouts.of(v, fn)}
+	s := FunctionStatus{Function: fn, Heads: n.gossip.Heads(fn.Name), Past: n.gossip.Past(fn.Name), Holders: []Holder{}, Plan: plan, Rollout: n.rollouts.of(v, fn)}
 	for _, p := range byID(v.Observed.Nodes) {
 		h := Holder{Node: p.ID, Region: p.Region, Groups: v.Desired.Regions.Groups(p.Region), State: p.State, Warmth: p.Revisions[fn.Live.ID], Wanted: wanted(plan, p.ID), Trial: p.Trials[fn.Live.ID]}
 		h.Planned = h.Wanted > perigee.Absent

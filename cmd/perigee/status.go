@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/perigee-edge/perigee"
 )
 
 func newStatus(t *target) *cobra.Command {
@@ -31,6 +33,7 @@ func newStatus(t *target) *cobra.Command {
 			out.row("nodes", fmt.Sprintf("%d alive of %d, %s", s.Alive, s.Nodes, count(s.Signers, "signer")))
 			out.row("functions", fmt.Sprint(s.Functions))
 			out.row("state", fmt.Sprintf("%s, the same on %d of %d alive", s.State.Short(), s.Agree, s.Alive))
+			out.row("records", fmt.Sprintf("%d, %.1f of %.0f MiB", s.Records.Records, mib(s.Records.Bytes), mib(s.Records.Max)))
 			out.row("version", s.Version)
 			if s.Disk != "" {
 				out.row("disk", s.Disk)
@@ -45,3 +48,5 @@ func newStatus(t *target) *cobra.Command {
 		},
 	}
 }
+
+func mib(b perigee.Bytes) float64 { return float64(b) / float64(perigee.MiB) }

@@ -174,7 +174,13 @@ type Pointer struct {
 	Placement *perigee.Policy `json:"placement,omitempty"`
 	// Rollout is "all" for a revision that is to run everywhere at once; "" = in stages.
 	Rollout string `json:"rollout,omitempty"`
+	// Past names pointers that those among the parents replaced, nearest first, at most MaxPast: as long as
+	// their names are here, the records themselves can go.
+	Past []perigee.Digest `json:"past,omitempty"`
 }
+
+// MaxPast bounds Pointer.Past.
+const MaxPast = 64
 
 // Web is something that nodes share to answer HTTPS: a certificate with its key, the account that
 // certificates are ordered with. An issuer node writes it; the latest of an item and name counts.

@@ -184,7 +184,7 @@ func (t *trial) deploy(name string) error {
 		return err
 	}
 	d.record = record.ID(rev)
-	ptr, err := t.sign(t.gossip.Heads(name), &record.Pointer{Function: name, Revision: d.record})
+	ptr, err := t.sign(t.gossip.Heads(name), &record.Pointer{Function: name, Revision: d.record, Past: t.gossip.Past(name)})
 	if err != nil {
 		return err
 	}

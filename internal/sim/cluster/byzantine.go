@@ -204,6 +204,8 @@ func (s *stage) attacks() []Attack {
 	add("an array that claims four billion entries", []byte{0x9a, 0xff, 0xff, 0xff, 0xff})
 	add("nothing", []byte{})
 	add("too many parents", s.altered(rec, func(r *record.Record) { r.Parents = make([]perigee.Digest, 10_000) }))
+	add("a deploy that names too many pointers as replaced", s.sign("dep", &record.Pointer{Function: "hello", Past: make([]perigee.Digest, record.MaxPast+1)}))
+	kept("a deploy beyond a key's scope that names what is live as replaced", s.sign("dep", &record.Pointer{Function: "other", Past: []perigee.Digest{record.ID(s.good[len(s.good)-1])}}))
 	future := record.HLCAt(s.now.AddDate(10, 0, 0))
 	add("a deploy ten years ahead", s.signAt("dep", future, &record.Pointer{Function: "hello", Revision: liveRev}))
 	add("a revocation ten years ahead", s.signAt("operator", future, &record.Revoke{Node: "syd-1"}))

@@ -57,6 +57,18 @@ func TestAcknowledgedPresent(t *testing.T) {
 	each(t, "what was acknowledged is everywhere in the end", func(v Verdict) []string { return v.Lost })
 }
 
+func TestReplacedStaysSo(t *testing.T) {
+	each(t, "what was replaced, by a deploy or a removal, never counts again", func(v Verdict) []string { return v.Risen })
+}
+
+func TestCollection(t *testing.T) {
+	gone := 0
+	each(t, "pointers are collected", func(v Verdict) []string { gone += v.Gone; return nil })
+	if gone < 100 {
+		t.Errorf("only %d pointers were collected", gone)
+	}
+}
+
 func TestOneWinner(t *testing.T) {
 	each(t, "the same revision wins everywhere", func(v Verdict) []string { return v.Winners })
 }

@@ -40,7 +40,7 @@ func (n *Node) clock() time.Time { return n.now.Add(n.skew) }
 // start brings the process up with what the disk has.
 func (n *Node) start() error {
 	core, err := gossip.NewCore(gossip.CoreConfig{
-		Self: n.id, Region: n.region, Cluster: n.World.id, Root: n.root, Genesis: n.genesis, Max: maxState,
+		Self: n.id, Region: n.region, Cluster: n.World.id, Root: n.root, Genesis: n.genesis, Max: maxState, History: n.conf.History,
 		CheckManifest: func(*perigee.Manifest) error { return nil },
 		Chance:        rand.New(rand.NewPCG(n.chance.Uint64(), 1)),
 		Claims: func(id perigee.NodeID) perigee.NodeClaims {
@@ -208,6 +208,13 @@ func (n *Node) deploy(function string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, ptr, err := record.Sign(n.operator, n.World.id, now.Next(n.clock()), slices.Clone(n.core.Heads(function)), &record.Pointer{Function: function, Revision: record.ID(rev)})
+	_, ptr, err := record.Sign(n.operator, n.World.id, now.Next(n.clock()), slices.Clone(n.core.Heads(function)), &record.Pointer{Function: function, Revision: record.ID(rev), Past: n.core.Past(function)})
 	return [][]byte{rev, ptr}, err
+}
+
+// point signs a pointer that replaces what the node knows of: to a revision that is there, or, for zero, to
+// nothing, which removes the function.
+func (n *Node) point(function string, revision perigee.Digest) ([][]byte, error) {
+	_, ptr, err := record.Sign(n.operator, n.World.id, n.core.Now(n.clock()), slices.Clone(n.core.Heads(function)), &record.Pointer{Function: function, Revision: revision, Past: n.core.Past(function)})
+	return [][]byte{ptr}, err
 }

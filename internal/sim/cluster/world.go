@@ -26,6 +26,7 @@ type Config struct {
 	Regions []perigee.Region // nodes take turns; nil = Regions
 	Loss    float64          // of packets
 	Skew    time.Duration    // clocks are off by at most this much
+	History int              // revisions of a function that stay; 0 = as on real nodes
 }
 
 // World is a simulated cluster. It is not safe for concurrent use.

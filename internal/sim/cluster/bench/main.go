@@ -56,11 +56,11 @@ func run() error {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// lost runs the trials, one on each processor at a time. A trial counts as bad when one of the three
+// lost runs the trials, one on each processor at a time. A trial counts as bad when one of the
 // invariants is broken.
 func lost(seed uint64) error {
 	var mu sync.Mutex // guards the fields below
-	next, acked, missing, unequal, winners := seed, 0, 0, 0, 0
+	next, acked, missing, unequal, winners, risen, gone := seed, 0, 0, 0, 0, 0, 0
 	var failed error
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
@@ -79,19 +79,22 @@ func lost(seed uint64) error {
 				if err != nil {
 					failed = fmt.Errorf("SEED=%d: %w", mine, err)
 				}
-				if len(v.Lost)+len(v.Unequal)+len(v.Winners) > 0 {
-					fmt.Fprintf(os.Stderr, "SEED=%d: lost %v, unequal %v, other winners %v\n", mine, v.Lost, v.Unequal, v.Winners)
+				if len(v.Lost)+len(v.Unequal)+len(v.Winners)+len(v.Risen) > 0 {
+					fmt.Fprintf(os.Stderr, "SEED=%d: lost %v, unequal %v, other winners %v, risen %v\n", mine, v.Lost, v.Unequal, v.Winners, v.Risen)
 				}
 				acked += v.Acked
 				missing += len(v.Lost)
 				unequal += len(v.Unequal)
 				winners += len(v.Winners)
+				risen += len(v.Risen)
+				gone += v.Gone
 				mu.Unlock()
 			}
 		})
 	}
 	wg.Wait()
 	fmt.Printf("sim_lost_acked %d\nsim_lost_acked_trials %d\nsim_acked %d\n", missing, trials, acked)
+	fmt.Printf("sim_risen %d\nsim_risen_trials %d\nsim_collected %d\n", risen, trials, gone)
 	fmt.Printf("sim_unequal %d\nsim_unequal_trials %d\nsim_other_winners %d\nsim_other_winners_trials %d\n", unequal, trials, winners, trials)
 	return failed
 }

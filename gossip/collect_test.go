@@ -1,0 +1,180 @@
+package gossip
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/record"
+)
+
+// keepInTests is small, so that short histories are collected.
+const keepInTests = 2
+
+// crowd is some nodes on which people deploy, promote and remove, and which compare what they have now and
+// then. It also has all records that ever were.
+type crowd struct {
+	*world
+	rng     *rand.Rand
+	auth    *authority
+	parsing *parser
+	sets    []*set
+	all     []*entry
+	keeps   bool // nobody removes anything
+}
+
+func newCrowd(t *testing.T, seed uint64, nodes int) *crowd {
+	c := &crowd{world: newWorld(t), rng: rand.New(rand.NewPCG(seed, 7))}
+	c.parsing = c.world.parser()
+	genesis, err := c.parsing.parseGenesis(c.genesis)
+	c.must(err)
+	c.auth = newAuthority(genesis.body.(*record.Genesis), []*entry{genesis})
+	for range nodes {
+		c.sets = append(c.sets, c.of(nil))
+	}
+	return c
+}
+
+// of returns a set of some entries, collected.
+func (c *crowd) of(entries []*entry) *set {
+	s := newSet()
+	s.history = keepInTests
+	s.add(entries...)
+	collected(s, c.auth)
+	return s
+}
+
+func (c *crowd) entry(p record.Payload, parents ...perigee.Digest) *entry {
+	e, err := c.parsing.parse(c.sign("operator", parents, p))
+	c.must(err)
+	e.author = pub("operator")
+	c.all = append(c.all, e)
+	return e
+}
+
+// act has somebody do something at a node.
+func (c *crowd) act() {
+	s := c.sets[c.rng.IntN(len(c.sets))]
+	name := fmt.Sprint("f", c.rng.IntN(2))
+	f := reduce(s, c.auth, nil, nil)
+	ptr := &record.Pointer{Function: name, Past: f.past(name)}
+	var new []*entry
+	switch n := c.rng.IntN(20); {
+	case n == 0 && !c.keeps: // a removal
+	case n == 1:
+		new = append(new, c.entry(&record.Secret{Function: name, Name: "KEY"}))
+	case n < 4 && f.desired.Functions[name] != nil && len(f.desired.Functions[name].History) > 1: // a rollback
+		fn := f.desired.Functions[name]
+		ptr.Revision = f.lineages[name].named[fn.History[c.rng.IntN(len(fn.History))]]
+	default:
+		m := manifest(name)
+		if c.rng.IntN(6) > 0 {
+			m = manifest(name, "www.example.com")
+		}
+		rev := c.entry(&record.Revision{Manifest: m, Bundle: perigee.Digest{1}, Size: 5})
+		ptr.Revision = rev.id
+		new = append(new, rev)
+	}
+	e := c.entry(ptr, f.heads(name)...)
+	s.add(append(new, e)...)
+	collected(s, c.auth)
+}
+
+// compare makes two nodes hold the same.
+func (c *crowd) compare(a, b *set) {
+	for _, to := range []*set{a, b} {
+		from := a
+		if to == a {
+			from = b
+		}
+		for _, e := range from.byID {
+			to.add(e)
+		}
+	}
+	collected(a, c.auth)
+	collected(b, c.auth)
+}
+
+// meant writes down what a fold says, but for the revisions that are only listed.
+func meant(f *folded) string {
+	var s strings.Builder
+	for _, line := range strings.Split(describe(f.desired), "\n")[1:] {
+		before, after, ok := strings.Cut(line, " history ")
+		if ok {
+			_, after, _ = strings.Cut(after, "]")
+		}
+		fmt.Fprintln(&s, before, after)
+	}
+	return s.String()
+}
+
+// TestCollected has nodes that meet rarely, some of them after a long time: all must hold the same in the end,
+// and it must mean what all records mean that ever were.
+func TestCollected(t *testing.T) {
+	gone, all, longest := 0, 0, 0
+	for seed := range uint64(4) {
+		c := newCrowd(t, seed, 4)
+		for range 150 {
+			c.act()
+			if a, b := c.rng.IntN(4), c.rng.IntN(4); a != b && a*b != 0 && c.rng.IntN(3) == 0 {
+				c.compare(c.sets[a], c.sets[b])
+			}
+			if c.rng.IntN(60) == 0 { // who is away for long
+				c.compare(c.sets[0], c.sets[1])
+			}
+		}
+		for range 3 {
+			for _, s := range c.sets[1:] {
+				c.compare(c.sets[0], s)
+			}
+		}
+		everything := newSet()
+		everything.add(c.all...)
+		everything.history = 1 << 30
+		want := meant(reduce(everything, c.auth, nil, nil))
+		for i, s := range c.sets {
+			if s.tree.root != c.sets[0].tree.root {
+				t.Fatalf("seed %d: node %d holds other records than node 0", seed, i)
+			}
+			if got := meant(reduce(s, c.auth, nil, nil)); got != want {
+				t.Fatalf("seed %d: node %d shows\n%s\nwant\n%s", seed, i, got, want)
+			}
+		}
+		all += len(c.all)
+		gone += len(c.all) - len(c.sets[0].byID)
+		longest = max(longest, len(c.sets[0].byID))
+	}
+	t.Logf("%d of %d records collected, at most %d stay", gone, all, longest)
+	if gone < all/2 {
+		t.Errorf("only %d of %d records were collected", gone, all)
+	}
+}
+
+// TestCollectedLate holds the rule to its law: whoever collects early and whoever collects late have the same.
+func TestCollectedLate(t *testing.T) {
+	for seed := range uint64(10) {
+		c := newCrowd(t, seed, 2)
+		c.keeps = true // else how old a claim is may follow from when somebody collected
+		for range 80 {
+			c.act()
+			if c.rng.IntN(4) == 0 {
+				c.compare(c.sets[0], c.sets[1])
+			}
+		}
+		whole := c.of(c.all)
+		for range 10 {
+			before := c.all[:c.rng.IntN(len(c.all))]
+			late := c.of(slices.Concat(c.of(before).entries(), c.sets[0].entries(), c.sets[1].entries()))
+			back := c.of(slices.Concat(before, late.entries())) // and somebody brings all of it back
+			if late.tree.root != whole.tree.root || back.tree.root != whole.tree.root {
+				t.Fatalf("seed %d, after %d of %d: of those who collected early %d are left, late %d, brought back %d", seed, len(before), len(c.all), len(late.byID), len(whole.byID), len(back.byID))
+			}
+		}
+	}
+}
+
+func (s *set) entries() []*entry { return slices.Collect(maps.Values(s.byID)) }
