@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/internal/vfs/simdisk"
 )
 
 // keepInTests is small, so that short histories are collected.
@@ -178,3 +180,96 @@ func TestCollectedLate(t *testing.T) {
 }
 
 func (s *set) entries() []*entry { return slices.Collect(maps.Values(s.byID)) }
+
+// redeploy deploys a function in the place of what is there.
+func (w *world) redeploy(n *testNode, m perigee.Manifest) [][]byte {
+	rev := w.sign("operator", nil, &record.Revision{Manifest: m, Bundle: perigee.Digest{1}, Size: 5})
+	return [][]byte{rev, w.sign("operator", n.Heads(m.Name), &record.Pointer{Function: m.Name, Revision: record.ID(rev), Past: n.Past(m.Name)})}
+}
+
+// TestBroughtBack has a node come back that was away while a function was deployed many times, and removed:
+// what it brings changes nothing and is not written, but for what it alone had.
+func TestBroughtBack(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("fra-1", "fra")
+	n.log.long = 4 << 10
+	var old [][]byte
+	for range 3 * record.MaxPast {
+		records := w.redeploy(n, manifest("hello"))
+		old = append(old, records...)
+		n.submit(t, records...)
+	}
+	if got := len(n.View().Desired.Functions["hello"].History); got > maxHistory {
+		t.Errorf("%d revisions are listed", got)
+	}
+	if n.core.set.bytes > 80<<10 {
+		t.Errorf("after %d deploys the state has %d bytes", len(old)/2, n.core.set.bytes)
+	}
+	side := w.redeploy(n, manifest("hello")) // on the other side of a partition
+	n.submit(t, w.sign("operator", n.Heads("hello"), &record.Pointer{Function: "hello", Past: n.Past("hello")}))
+	if disk := used(n.conf.FS.(*simdisk.Disk)); n.core.set.bytes > 20<<10 || disk > 25<<10 {
+		t.Errorf("after the removal the state has %d bytes, the disk %d", n.core.set.bytes, disk)
+	}
+	before, log := n.View().Desired.Digest, n.log.size
+	for at := 0; at < len(old); at += maxItems / 4 {
+		if _, _, err := n.take(old[at:min(at+maxItems/4, len(old))]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n.View().Desired.Digest != before || n.View().Desired.Functions["hello"] != nil {
+		t.Error("what was replaced is back")
+	}
+	if n.log.size != log {
+		t.Errorf("%d bytes were written", n.log.size-log)
+	}
+	if _, _, err := n.take(side); err != nil {
+		t.Fatal(err)
+	}
+	if heads := n.Heads("hello"); len(heads) != 2 || heads[1] != record.ID(side[1]) && heads[0] != record.ID(side[1]) {
+		t.Errorf("a deploy that the removal did not know of is lost: heads %v", heads)
+	}
+}
+
+// TestCollectedOnDisk cuts the power while the log is folded again and again: what was acknowledged is there,
+// what was removed is not, and the files do not grow with the history.
+func TestCollectedOnDisk(t *testing.T) {
+	w := newWorld(t)
+	for cut := 1; cut < 120; cut += 3 {
+		n := w.node("fra-1", "fra")
+		disk := n.conf.FS.(*simdisk.Disk)
+		n.log.long = 2 << 10
+		live, may := "", ""
+		deploy := func(i int) error {
+			records := w.redeploy(n, manifest("hello"))
+			may = string(record.RevisionID(record.ID(records[0])))
+			if i%7 == 6 {
+				records, may = [][]byte{w.sign("operator", n.Heads("hello"), &record.Pointer{Function: "hello", Past: n.Past("hello")})}, ""
+			}
+			_, err := n.Submit(t.Context(), records...)
+			if err == nil {
+				live = may
+			}
+			return err
+		}
+		for i := range 40 {
+			w.must(deploy(i))
+		}
+		if got := used(disk); got > 64<<10 {
+			t.Fatalf("the files have %d bytes, the state %d", got, n.core.set.bytes)
+		}
+		disk.CutAt = disk.Steps() + cut
+		for i := 0; deploy(i) == nil; i++ {
+		}
+		conf := n.conf
+		conf.FS, conf.Logger = disk.Crash(rand.New(rand.NewPCG(uint64(cut), 1))), slog.New(slog.DiscardHandler)
+		g, err := New(conf)
+		w.must(err)
+		got := ""
+		if fn := g.View().Desired.Functions["hello"]; fn != nil {
+			got = string(fn.Live.ID)
+		}
+		if got != live && got != may {
+			t.Errorf("cut at step %d: %q is live, want %q or %q", cut, got, live, may)
+		}
+	}
+}

@@ -350,7 +350,7 @@ func used(d *simdisk.Disk) (n int64) {
 
 func TestStateFull(t *testing.T) {
 	w := newWorld(t)
-	n := w.node("fra-1", "fra", func(c *Config) { c.MaxState = 2 * perigee.KiB })
+	n := w.node("fra-1", "fra", func(c *Config) { c.MaxState = 8 * perigee.KiB })
 	var err error
 	for i := 0; err == nil && i < 20; i++ {
 		rev, ptr := w.deploy("operator", manifest(fmt.Sprintf("f%d", i)))
@@ -359,9 +359,17 @@ func TestStateFull(t *testing.T) {
 	if RuleOf(err) != RuleStorage || !strings.Contains(err.Error(), "full") {
 		t.Errorf("Submit above MaxState: %v", err)
 	}
-	if n.core.set.bytes > 2048 {
+	if n.core.set.bytes > 8192 {
 		t.Errorf("the state has %d bytes", n.core.set.bytes)
 	}
+	for i := 0; err == nil || i == 0; i++ { // to the last byte
+		_, err = n.Submit(t.Context(), w.sign("operator", nil, &record.Region{Info: perigee.RegionInfo{Code: perigee.Region(fmt.Sprint("r", i))}}))
+	}
+	for name := range n.View().Desired.Functions { // what the error says to do must help
+		n.submit(t, w.sign("operator", n.Heads(name), &record.Pointer{Function: name}))
+	}
+	rev, ptr := w.deploy("operator", manifest("another"))
+	n.submit(t, rev, ptr)
 }
 
 func TestBadClock(t *testing.T) {
