@@ -1,0 +1,104 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy/acme"
+	"github.com/perigee-edge/perigee/internal/identity"
+	"github.com/perigee-edge/perigee/internal/record"
+	"github.com/perigee-edge/perigee/placement"
+)
+
+// share seals something to the nodes that may have it, and writes it into the state.
+func (s *issuer) share(ctx context.Context, name perigee.WebName, expires time.Time, v any) error {
+	text, err := acme.Pack(v)
+	if err != nil {
+		return err
+	}
+	p := &record.Web{Item: name.Item, Name: name.Name, Version: uint64(time.Now().UnixMicro()), Chain: s.m.identity.Chain()}
+	if !expires.IsZero() {
+		p.Expires = expires.Unix()
+	}
+	env, err := identity.Seal(text, s.recipients(s.gossip.View(), name), s.m.sealContext(name, p.Version))
+	if err != nil {
+		return err
+	}
+	if p.Sealed, err = env.Marshal(); err != nil {
+		return err
+	}
+	_, b, err := record.Sign(s.m.identity.Key(), s.m.genesis.Cluster, s.gossip.Now(), nil, p)
+	if err != nil {
+		return err
+	}
+	_, err = s.gossip.Submit(context.WithoutCancel(ctx), b)
+	return err
+}
+
+// recipients are the nodes that may have something: issuers what they order with; and a certificate all
+// nodes that the residency of the functions behind its name allows, and no others.
+func (s *issuer) recipients(view *perigee.View, name perigee.WebName) (out []identity.Recipient) {
+	for id, p := range view.Observed.Nodes {
+		if len(p.Sealing) == 0 || view.Desired.Revoked[id] {
+			continue
+		}
+		if id != s.self() && (p.State == perigee.NodeDead || p.State == perigee.NodeLeft) {
+			continue
+		}
+		if name.Item == perigee.WebAccount && !p.HasRole(perigee.RoleIssuer) {
+			continue
+		}
+		if name.Item == perigee.WebCertificate {
+			if _, ok := placement.Terminates(view.Desired, name.Name, p.NodeClaims); !ok {
+				continue
+			}
+		}
+		out = append(out, identity.Recipient{Node: id, Key: p.Sealing})
+	}
+	return out
+}
+
+// exposed reports whether a certificate is sealed to a node that may not have its key any more: a residency
+// came, or became narrower, after it was shared. It needs another key then.
+func exposed(view *perigee.View, e *perigee.WebEntry) bool {
+	env, err := identity.ParseEnvelope(e.Sealed)
+	if err != nil || e.Item != perigee.WebCertificate {
+		return false
+	}
+	for id, p := range view.Observed.Nodes {
+		if _, ok := placement.Terminates(view.Desired, e.Name, p.NodeClaims); !ok && env.SealedTo(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// handOn seals what is shared already to nodes that came later.
+func (s *issuer) handOn(ctx context.Context, view *perigee.View) {
+	for name, e := range view.Desired.Web {
+		if s.responsible(view, name.Name) != s.self() || !e.Expires.IsZero() && time.Now().After(e.Expires) {
+			continue
+		}
+		env, err := identity.ParseEnvelope(e.Sealed)
+		if err != nil || !env.SealedTo(s.self()) {
+			continue
+		}
+		if !slices.ContainsFunc(s.recipients(view, name), func(r identity.Recipient) bool { return !env.SealedTo(r.Node) }) {
+			continue
+		}
+		var v any = &acme.Certificate{}
+		if name.Item == perigee.WebAccount {
+			v = &acme.Account{}
+		}
+		if ok, err := s.m.unseal(e, v); err == nil && ok {
+			err = s.share(ctx, name, e.Expires, v)
+			if err == nil {
+				s.log.Info("certificate handed on to new nodes", "host", name.Name)
+				continue
+			}
+		}
+		s.log.Warn("hand on a certificate", "host", name.Name, "err", err)
+	}
+}
