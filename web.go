@@ -12,13 +12,17 @@ type WebItem string
 const (
 	WebCertificate WebItem = "certificate" // a chain from a public CA and its key
 	WebAccount     WebItem = "account"     // the account with that CA
+	WebTickets     WebItem = "tickets"     // keys of TLS session tickets
 )
 
 // WebName names one of them.
 type WebName struct {
 	Item WebItem
-	Name string // the host of a certificate, or "*." and a domain; the URL of an account's CA
+	Name string // the host of a certificate, or "*." and a domain; the URL of an account's CA; of tickets a host, or AllHosts
 }
+
+// AllHosts names the ticket keys of the hosts whose TLS may end at every node.
+const AllHosts = "*"
 
 // WebEntry is a shared thing. What it is only the nodes can read that it is sealed to.
 type WebEntry struct {

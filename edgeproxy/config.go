@@ -80,6 +80,10 @@ type Config struct {
 	// so that one of the cluster's own CA answers. nil = there are none.
 	Shared func(host string) *tls.Certificate
 
+	// TicketKeys returns the keys of session tickets that the cluster's nodes share for a host that the View
+	// has, newest first; none = this process's own. nil = there are none.
+	TicketKeys func(host string) [][32]byte
+
 	// Challenges returns what a public CA may ask about a host that the View has. nil = nothing.
 	Challenges func(ctx context.Context, host string) []acme.Challenge
 

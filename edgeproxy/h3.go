@@ -105,9 +105,9 @@ func (h *h3) run(ctx context.Context) error {
 	defer h.socket.Close()
 	defer h.conns.Wait()
 	defer h.transport.Close() // reports what closing the socket reports
-	l, err := h.transport.Listen(&tls.Config{
+	l, err := h.transport.Listen(h.p.withTickets(&tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{http3.NextProtoH3}, GetCertificate: h.p.certs.get,
-	}, h.quicConfig())
+	}), h.quicConfig())
 	if err != nil {
 		return fmt.Errorf("serve HTTP/3 on %s: %w", h.socket.LocalAddr(), err)
 	}

@@ -53,7 +53,7 @@ func (p *Proxy) newServer(withTLS bool) *http.Server {
 		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
 	if withTLS {
-		server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.certs.get, NextProtos: []string{"h2", "http/1.1", acme.Protocol}}
+		server.TLSConfig = p.withTickets(&tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.certs.get, NextProtos: []string{"h2", "http/1.1", acme.Protocol}})
 	}
 	return server
 }

@@ -163,8 +163,14 @@ func (p *parser) fillWeb(e *entry, w *record.Web) error {
 		if len(w.Name) > maxText {
 			return fmt.Errorf("a CA with a name of %d bytes", len(w.Name))
 		}
+	case perigee.WebTickets:
+		if host != perigee.AllHosts {
+			if err := perigee.CheckHost(host); err != nil {
+				return err
+			}
+		}
 	default:
-		return fmt.Errorf("item %.40q: want certificate or account", w.Item)
+		return fmt.Errorf("item %.40q: want certificate, account or tickets", w.Item)
 	}
 	if w.Expires < 0 || len(w.Chain) > maxListed {
 		return fmt.Errorf("expires at second %d, chain of %d certificates", w.Expires, len(w.Chain))

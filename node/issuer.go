@@ -33,7 +33,10 @@ type issuer struct {
 	log    *slog.Logger
 	client atomic.Pointer[acme.Client] // nil = no CA is known: certificates are only handed on
 	own    bool                        // the CA is one of this node's settings
-	wanted time.Time                   // since when there is no account, though one is needed; of run's goroutine
+
+	// Of run's goroutine:
+	wanted time.Time            // since when there is no account, though one is needed
+	turned map[string]time.Time // when ticket keys were made last, by scope
 
 	slots chan struct{} // for orders
 	wg    sync.WaitGroup
@@ -59,7 +62,7 @@ const (
 func newIssuer(n *Node, client *acme.Client) *issuer {
 	s := &issuer{
 		m: n.m, gossip: n.gossip, fetch: n.fetchControl, own: client != nil, log: n.log,
-		orders: map[string]*order{}, slots: make(chan struct{}, orderMost), wake: make(chan struct{}, 1),
+		orders: map[string]*order{}, turned: map[string]time.Time{}, slots: make(chan struct{}, orderMost), wake: make(chan struct{}, 1),
 	}
 	s.client.Store(client)
 	return s
@@ -134,6 +137,7 @@ func (s *issuer) look(ctx context.Context, now time.Time) time.Duration {
 		e := view.Desired.Web[perigee.WebName{Item: perigee.WebCertificate, Name: name}]
 		begin(name, e, func(ctx context.Context, o *order) error { return s.orderIfDue(ctx, name, o, e) })
 	}
+	again = min(again, s.rotateTickets(ctx, view, time.Now()))
 	s.handOn(ctx, view)
 	return max(again, 50*time.Millisecond)
 }

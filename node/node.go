@@ -79,6 +79,7 @@ type Node struct {
 	renewer   *renewer
 	issuer    *issuer
 	webCerts  *webCerts
+	tickets   *tickets
 
 	usage     *usage.Table
 	lines     *lines
@@ -245,7 +246,7 @@ func (n *Node) wireFront(web *webSigner) error {
 		Self: me.ID, Region: me.Region, View: n.View, Rollout: n.rollouts.of, Local: local{n}, WarmUp: local{n}.warmUp, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, WithAccepted: peerlink.WithAccepted, Peer: peerOf,
 		Client: n.locator.Client, Measured: n.distances.observe,
 		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, Mark: n.mark, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
-		Shared: n.webCerts.forHost, Challenges: n.challenges,
+		Shared: n.webCerts.forHost, TicketKeys: n.tickets.forHost, Challenges: n.challenges,
 		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate, DisableCompression: n.cfg.NoCompression,
 		AccessLog: n.cfg.AccessLog, ProxyProtocol: n.cfg.ProxyProtocol, Trusted: n.cfg.Trusted,
 		Receipt: n.cfg.Receipt, Steer: n.cfg.Steer, Logger: n.log, Metrics: edgeproxy.NewMetrics(n.registry),
@@ -257,6 +258,8 @@ func (n *Node) wireFront(web *webSigner) error {
 func (n *Node) wireCerts() (err error) {
 	n.webCerts = newWebCerts(n)
 	n.webCerts.update(n.View().Desired.Web)
+	n.tickets = newTickets(n)
+	n.tickets.update(n.View().Desired)
 	var client *acme.Client
 	if n.cfg.ACME.Directory != "" {
 		n.cfg.ACME.Logger, n.cfg.ACME.Agent = n.log, "perigee/"+perigee.Version

@@ -195,6 +195,7 @@ func (n *Node) follow(ctx context.Context) error {
 			continue
 		}
 		n.webCerts.update(desired.Web)
+		n.tickets.update(desired)
 		n.secrets.leave(desired)
 		if !maps.Equal(before.Revoked, desired.Revoked) {
 			cut.Reset(lastWord) // new connections are refused from now on

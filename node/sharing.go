@@ -37,7 +37,7 @@ func (s *issuer) share(ctx context.Context, name perigee.WebName, expires time.T
 	return err
 }
 
-// recipients are the nodes that may have something: issuers what they order with; and a certificate all
+// recipients are the nodes that may have something: issuers what they order with; and certificates and ticket keys all
 // nodes that the residency of the functions behind its name allows, and no others.
 func (s *issuer) recipients(view *perigee.View, name perigee.WebName) (out []identity.Recipient) {
 	for id, p := range view.Observed.Nodes {
@@ -50,7 +50,7 @@ func (s *issuer) recipients(view *perigee.View, name perigee.WebName) (out []ide
 		if name.Item == perigee.WebAccount && !p.HasRole(perigee.RoleIssuer) {
 			continue
 		}
-		if name.Item == perigee.WebCertificate {
+		if name.Item != perigee.WebAccount {
 			if _, ok := placement.Terminates(view.Desired, name.Name, p.NodeClaims); !ok {
 				continue
 			}
@@ -60,11 +60,11 @@ func (s *issuer) recipients(view *perigee.View, name perigee.WebName) (out []ide
 	return out
 }
 
-// exposed reports whether a certificate is sealed to a node that may not have its key any more: a residency
-// came, or became narrower, after it was shared. It needs another key then.
+// exposed reports whether a key is sealed to a node that may not have it any more: a residency came, or became
+// narrower, after it was shared. Another is needed then.
 func exposed(view *perigee.View, e *perigee.WebEntry) bool {
 	env, err := identity.ParseEnvelope(e.Sealed)
-	if err != nil || e.Item != perigee.WebCertificate {
+	if err != nil || e.Item == perigee.WebAccount {
 		return false
 	}
 	for id, p := range view.Observed.Nodes {
@@ -89,16 +89,19 @@ func (s *issuer) handOn(ctx context.Context, view *perigee.View) {
 			continue
 		}
 		var v any = &acme.Certificate{}
-		if name.Item == perigee.WebAccount {
+		switch name.Item {
+		case perigee.WebAccount:
 			v = &acme.Account{}
+		case perigee.WebTickets:
+			v = &ticketKeys{}
 		}
 		if ok, err := s.m.unseal(e, v); err == nil && ok {
 			err = s.share(ctx, name, e.Expires, v)
 			if err == nil {
-				s.log.Info("certificate handed on to new nodes", "host", name.Name)
+				s.log.Info("handed on to new nodes", "item", string(name.Item), "host", name.Name)
 				continue
 			}
 		}
-		s.log.Warn("hand on a certificate", "host", name.Name, "err", err)
+		s.log.Warn("hand on to new nodes", "item", string(name.Item), "host", name.Name, "err", err)
 	}
 }

@@ -1,0 +1,92 @@
+package node
+
+import (
+	"crypto/ecdh"
+	"crypto/rand"
+	"testing"
+	"time"
+
+	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/internal/identity"
+)
+
+// TestTicketScope gives a host that not all nodes may answer keys of its own.
+func TestTicketScope(t *testing.T) {
+	fn := func(name, host, path string, residency ...string) *perigee.Function {
+		m := perigee.Manifest{Name: name, Routes: []perigee.Route{{Host: host, Path: path}}, Placement: perigee.Policy{Residency: residency}}
+		return &perigee.Function{Name: name, Live: &perigee.Revision{Manifest: m}}
+	}
+	v := issuerView(nil, fn("a", "a.fn.example", "/"), fn("b", "b.fn.example", "/", "eu"), fn("c", "c.example.com", "/"), fn("d", "c.example.com", "/d", "eu"))
+	for host, want := range map[string]string{"a.fn.example": perigee.AllHosts, "b.fn.example": "b.fn.example", "c.example.com": "c.example.com"} {
+		if got := ticketScope(v.Desired, host); got != want {
+			t.Errorf("keys of %s: %q, want %q", host, got, want)
+		}
+	}
+}
+
+// TestTicketsEnd uses keys that nobody replaced until their end, and each node's own from then on.
+func TestTicketsEnd(t *testing.T) {
+	v := issuerView(nil, &perigee.Function{Name: "a", Live: &perigee.Revision{Manifest: perigee.Manifest{Name: "a", Routes: []perigee.Route{{Host: "a.fn.example", Path: "/"}}}}})
+	k := &tickets{view: func() *perigee.View { return v }}
+	set := func(left time.Duration) {
+		k.open.Store(&map[string]openTickets{perigee.AllHosts: {&perigee.WebEntry{Expires: time.Now().Add(left)}, [][32]byte{{1}}}})
+	}
+	set(time.Hour)
+	if len(k.forHost("a.fn.example")) != 1 || k.forHost("b.fn.example") != nil {
+		t.Error("keys for a host that functions answer at, and for no other")
+	}
+	set(-time.Second)
+	if k.forHost("a.fn.example") != nil {
+		t.Error("keys that have ended")
+	}
+}
+
+// TestTicketsRotate keeps the last keys for sessions under way, and none longer.
+func TestTicketsRotate(t *testing.T) {
+	var keys [][]byte
+	for i := range 5 {
+		keys = rotated(keys, []byte{byte(i)})
+	}
+	if len(keys) != ticketKeep || keys[0][0] != 4 || keys[1][0] != 3 || keys[2][0] != 2 {
+		t.Errorf("keys after five turns: %v", keys)
+	}
+}
+
+// TestTicketsLeaked notices keys that a node has which may not have them: it is outside, or was removed.
+func TestTicketsLeaked(t *testing.T) {
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := func(ids ...perigee.NodeID) *perigee.WebEntry {
+		e := &perigee.WebEntry{WebName: perigee.WebName{Item: perigee.WebTickets, Name: "b.fn.example"}}
+		var to []identity.Recipient
+		for _, id := range ids {
+			to = append(to, identity.Recipient{Node: id, Key: key.PublicKey().Bytes()})
+		}
+		env, err := identity.Seal([]byte("keys"), to, identity.SealContext{Kind: "web-tickets", Name: "b.fn.example", Version: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Sealed, err = env.Marshal(); err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	fn := &perigee.Function{Name: "b", Live: &perigee.Revision{Manifest: perigee.Manifest{
+		Name: "b", Routes: []perigee.Route{{Host: "b.fn.example", Path: "/"}}, Placement: perigee.Policy{Residency: []string{"eu"}},
+	}}}
+	v := issuerView(map[perigee.NodeID]perigee.NodeState{"i-fra-1": perigee.NodeAlive, "n-ams-1": perigee.NodeAlive, "n-wdc-1": perigee.NodeAlive}, fn)
+	if leaked(v, sealed("i-fra-1", "n-ams-1")) {
+		t.Error("keys of a host in the EU are in the EU, and count as leaked")
+	}
+	if !leaked(v, sealed("i-fra-1", "n-wdc-1")) {
+		t.Error("keys of a host in the EU are in wdc, and count as safe")
+	}
+	d := *v.Desired
+	d.Revoked = map[perigee.NodeID]bool{"n-ams-1": true}
+	v.Desired = perigee.NewDesired(d)
+	if !leaked(v, sealed("i-fra-1", "n-ams-1")) {
+		t.Error("keys that a removed node has count as safe")
+	}
+}
