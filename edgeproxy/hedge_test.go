@@ -27,11 +27,11 @@ func after(d time.Duration, gaveUp *int, text string) func(*http.Request) (*http
 }
 
 // hedged returns a proxy that has learned that requests take 200 ms on lhr-1, and may hedge three.
-func hedged(t *testing.T) (p *Proxy, h *fakeHops, gaveUp *int) {
+func hedged(t *testing.T, w *world) (p *Proxy, h *fakeHops, gaveUp *int) {
 	t.Helper()
 	gaveUp = new(int)
 	h = newHops().on("lhr-1", after(200*time.Millisecond, gaveUp, "lhr")).on("fra-1", answers("fra"))
-	p = newProxy(t, near(), "wdc-1", failing(nil), h)
+	p = newProxy(t, w, "wdc-1", failing(nil), h)
 	for range hedgeLearned {
 		if rec, _ := send(p, request("GET", "/", nil)); rec.Body.String() != "lhr" {
 			t.Fatalf("answered by %q while nothing is unusual", rec.Body)
@@ -44,7 +44,7 @@ func hedged(t *testing.T) (p *Proxy, h *fakeHops, gaveUp *int) {
 
 func TestHedge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, gaveUp := hedged(t)
+		p, _, gaveUp := hedged(t, near())
 		began := time.Now()
 		rec, _ := send(p, request("GET", "/", nil))
 		took := time.Since(began)
@@ -83,7 +83,7 @@ func TestHedgeIdempotentOnly(t *testing.T) {
 	} {
 		t.Run(strings.Join([]string{tt.method, tt.key, tt.body}, " "), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, h, _ := hedged(t)
+				p, h, _ := hedged(t, near())
 				before := len(h.tried())
 				r := request(tt.method, "/", strings.NewReader(tt.body))
 				if tt.body == "" {
@@ -104,7 +104,7 @@ func TestHedgeIdempotentOnly(t *testing.T) {
 // When all requests take unusually long, hedges stay few.
 func TestHedgeBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, h, gaveUp := hedged(t)
+		p, h, gaveUp := hedged(t, near())
 		const n = 200
 		for i := range n {
 			h.on("lhr-1", after(time.Duration(1+i)*time.Second, gaveUp, "lhr")) // each longer than those before
@@ -119,7 +119,7 @@ func TestHedgeBudget(t *testing.T) {
 // A node that failed lately is not hedged with.
 func TestHedgeWithNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, h, gaveUp := hedged(t)
+		p, h, gaveUp := hedged(t, newWorld("wdc-1:absent", "lhr-1", "fra-1"))
 		h.on("lhr-1", after(500*time.Millisecond, gaveUp, "lhr")).on("fra-1", refuses("fra-1", perigee.RefusedSilent))
 		rec, _ := send(p, request("GET", "/", nil)) // the hedge fails, and fra-1 is ejected
 		equal(t, "answered by", rec.Body.String(), "lhr")
@@ -134,7 +134,7 @@ func TestHedgeWithNobody(t *testing.T) {
 // When the first fails, who was asked next may still answer; and when both do, the request goes on.
 func TestHedgeAndFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, h, gaveUp := hedged(t)
+		p, h, gaveUp := hedged(t, near())
 		h.on("lhr-1", func(*http.Request) (*http.Response, perigee.Load, error) {
 			time.Sleep(time.Second)
 			return nil, perigee.Load{}, errors.New("lost")

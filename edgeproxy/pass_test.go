@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -271,6 +272,35 @@ func TestHelloLimits(t *testing.T) {
 			}
 		}
 	})
+}
+
+// endless is a client that sends a byte of a hello a record, as long as somebody reads.
+type endless struct {
+	net.Conn
+	at int
+}
+
+func (c *endless) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, io.ErrNoProgress
+	}
+	p[0] = [...]byte{22, 3, 1, 0, 1, 0}[c.at%6]
+	if c.at == 5 {
+		p[0] = 1 // a ClientHello of no bytes would end with its fourth
+	}
+	if c.at == 5+2*6 {
+		p[0] = 0xff
+	}
+	c.at++
+	return 1, nil
+}
+
+// TestEndlessHello: no more is read of what does not become a ClientHello than one may have.
+func TestEndlessHello(t *testing.T) {
+	c := &endless{}
+	if _, read, ok, err := readHello(c); ok || !errors.Is(err, errLongHello) || len(read) > maxHello {
+		t.Errorf("read %d bytes, %v, %v", len(read), ok, err)
+	}
 }
 
 // TestNextGateway: a gateway that does not take a connection costs nothing but time; with none left, TLS
