@@ -101,8 +101,11 @@ func (l *accessLog) visit(v *visit, took time.Duration) {
 	if r.TLS != nil {
 		line.TLS = tls.VersionName(r.TLS.Version)
 	}
-	if v.body != nil {
+	switch {
+	case v.body != nil:
 		line.Received = v.body.size.Load()
+	case v.up != nil:
+		line.Received = v.up.received.Load()
 	}
 	if v.fn != nil {
 		line.Function = v.fn.Name

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // answer is the response to one client, as the code that writes it sees it. It adds the receipt,
@@ -24,6 +25,9 @@ type answer struct {
 
 	last bool // the connection ends after this (HTTP/1)
 
+	up      *upgrade // nil = the client did not ask for another protocol
+	tunnels *tunnels
+
 	encoders *encoders   // nil = bodies go as they are
 	asked    http.Header // of the request
 	metrics  *Metrics
@@ -39,9 +43,10 @@ type answer struct {
 }
 
 var (
-	errBadStatus = &GuestError{Kind: FaultBad, Detail: "its status is not between 200 and 599"}
-	errBadLength = &GuestError{Kind: FaultBad, Detail: "its Content-Length is no number"}
-	errTooLong   = errors.New("the response has more bytes than its Content-Length says")
+	errBadStatus   = &GuestError{Kind: FaultBad, Detail: "its status is not between 200 and 599"}
+	errBadLength   = &GuestError{Kind: FaultBad, Detail: "its Content-Length is no number"}
+	errNotSwitched = errors.New("the function answered a WebSocket handshake without changing the protocol")
+	errTooLong     = errors.New("the response has more bytes than its Content-Length says")
 )
 
 // Header returns the header fields of the response.
@@ -49,11 +54,15 @@ func (a *answer) Header() http.Header { return a.w.Header() }
 
 // WriteHeader writes the head. Informational responses are dropped.
 func (a *answer) WriteHeader(status int) {
-	if a.status != 0 || a.bad != nil || status >= 100 && status < 200 {
+	if a.status != 0 || a.bad != nil || status >= 100 && status < 200 && !a.switches(status) {
 		return
 	}
 	h := a.w.Header()
 	cleanResponse(h)
+	if a.switches(status) {
+		a.changeProtocol(h)
+		return
+	}
 	if a.bad = a.checkHead(status, h); a.bad != nil {
 		return
 	}
@@ -79,10 +88,42 @@ func (a *answer) WriteHeader(status int) {
 	a.settled()
 }
 
+// switches reports whether a status says that the protocol changes as the client asked.
+func (a *answer) switches(status int) bool {
+	return status == http.StatusSwitchingProtocols && a.up != nil
+}
+
+// changeProtocol writes the head of a response after which bytes go both ways.
+func (a *answer) changeProtocol(h http.Header) {
+	if s := a.receipt(); s != "" {
+		h[ReceiptHeader] = []string{s}
+	}
+	u := a.up
+	a.status, a.promised = http.StatusSwitchingProtocols, -1
+	u.tunnel.send = func(p []byte) (int, error) {
+		n, err := a.writePieces(p)
+		if err == nil {
+			err = a.flush()
+		}
+		return n, err
+	}
+	a.metrics.webSockets.Inc()
+	u.idle = time.AfterFunc(u.limit, u.tunnel.goAway)
+	u.lift()
+	if a.w, a.bad = u.open(a.w); a.bad == nil {
+		a.bad = a.flush()
+	}
+	a.tunnels.add(&u.tunnel)
+	a.settled()
+}
+
 // checkHead checks what net/http would send as it is, or panic about.
 func (a *answer) checkHead(status int, h http.Header) error {
 	if status < 200 || status > 599 {
 		return errBadStatus
+	}
+	if a.up != nil && a.up.key == "" && status < 300 {
+		return errNotSwitched // to an extended CONNECT that would say that the protocol has changed
 	}
 	noBody := status == http.StatusNoContent || status == http.StatusNotModified
 	a.promised = -1
@@ -108,6 +149,11 @@ func (a *answer) Write(p []byte) (int, error) {
 		return 0, a.bad
 	case a.bodiless:
 		return len(p), nil
+	case a.status == http.StatusSwitchingProtocols:
+		n, err := a.up.tunnel.Write(p)
+		a.sent += int64(n)
+		a.up.moved()
+		return n, err
 	case a.promised >= 0 && a.sent+int64(len(p)) > a.promised:
 		return 0, errTooLong
 	}
@@ -146,7 +192,7 @@ func (a *answer) Flush() { _ = a.FlushError() } // the next Write has the error
 // FlushError sends what was written so far, the head at least.
 func (a *answer) FlushError() error {
 	a.WriteHeader(http.StatusOK)
-	if a.bad != nil {
+	if a.bad != nil || a.status == http.StatusSwitchingProtocols { // then each Write flushes
 		return a.bad
 	}
 	return a.flush()

@@ -82,8 +82,8 @@ func (l *frontListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if !l.census.enter() {
-			conn.Close()
 			l.refused()
+			conn.Close()
 			continue
 		}
 		c := &frontConn{Conn: conn, census: l.census, refused: l.refused, measure: l.measure}

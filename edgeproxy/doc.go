@@ -48,6 +48,7 @@
 //	Perigee-Hop-Cold       "1": run it even if the revision must be loaded first
 //	Perigee-Hop-Depth      how many functions called one another to make this request; absent = a client did
 //	Perigee-Hop-From       the function that made it; with Depth
+//	Perigee-Hop-Upgrade    "websocket": the client asks for it; what it sends then is the body of the request
 //
 // The host is the request's own. The response of a peer carries, for the entry node only:
 //
@@ -56,6 +57,7 @@
 //	Perigee-Hop-Refused    a perigee.RefuseCode: refused after accepted, but before the guest started
 //	Perigee-Hop-Fault      a Fault: the guest failed before it responded; or "internal": the node did
 //	Perigee-Hop-Detail     what happened, for people; with Fault
+//	Perigee-Hop-Upgrade    "websocket": it was agreed to (status 200), and the body is what the origin sends
 //	Perigee-Hop-Limit      the limit that was run into, if Fault does not say it; with Refused or Fault
 //
 // After a response whose head has a fuel that is partial, and that has no Content-Length, a trailer field

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -96,7 +97,7 @@ func (v *visit) blame(ctx context.Context, err error) error {
 	case gone:
 		return errClientGone
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	return err
 }
@@ -195,7 +196,7 @@ func (v *visit) runHere(ctx context.Context, c *placement.Candidate) error {
 		out.Header = out.Header.Clone()
 		dropInternal(out.Header)
 	}
-	view := v.body.view()
+	view := v.sending()
 	defer view.Close()
 	out.Body = view
 	v.facts.dress(out.Header, v.proxy.cfg.Region, v.in.Host)
@@ -258,7 +259,10 @@ func (v *visit) flight(ctx context.Context, c *placement.Candidate, tr *trip, co
 		facts: v.facts, function: v.fn.Name, revision: v.revision(c.Node), entry: cfg.Self,
 		path: []perigee.NodeID{cfg.Self}, cold: cold, depth: perigee.DepthFrom(ctx), caller: perigee.CallerFrom(ctx),
 	}
-	if deadline, ok := ctx.Deadline(); ok {
+	if v.up != nil {
+		meta.upgrade = webSocket
+	}
+	if deadline, ok := v.deadline(ctx); ok {
 		meta.timeout = max(time.Millisecond, time.Until(deadline))
 	}
 	if cfg.WithAccepted != nil {
@@ -267,7 +271,7 @@ func (v *visit) flight(ctx context.Context, c *placement.Candidate, tr *trip, co
 	f.out = v.out.WithContext(ctx)
 	f.out.Header = v.out.Header.Clone()
 	dropInternal(f.out.Header) // of an earlier try here
-	f.out.Body = v.body.view()
+	f.out.Body = v.sending()
 	meta.put(f.out.Header)
 	return f
 }
@@ -299,12 +303,28 @@ func (v *visit) fly(ctx context.Context, f *flight, others []placement.Candidate
 	return winner
 }
 
+// sending returns what the client sends, for one try.
+func (v *visit) sending() io.ReadCloser {
+	if v.up != nil {
+		return v.up.reader()
+	}
+	return v.body.view()
+}
+
+// deadline returns when the head of the response must have come.
+func (v *visit) deadline(ctx context.Context) (time.Time, bool) {
+	if v.up != nil {
+		return v.up.until, true
+	}
+	return ctx.Deadline()
+}
+
 // hopFailed handles a hop without a response.
 func (v *visit) hopFailed(ctx context.Context, err error, tr *trip) error {
 	var hop *perigee.HopError
 	switch {
 	case ctx.Err() != nil: // says nothing about the peer
-		err = ctx.Err()
+		err = context.Cause(ctx)
 	case v.body.err() != nil: // nor does this
 		err = v.body.err()
 	case errors.As(err, &hop):
@@ -355,6 +375,9 @@ func (v *visit) relay(node perigee.NodeID, resp *http.Response, tr *trip) error 
 	tr.answered()
 	announceTrailer(resp)
 	copyHeader(v.answer.Header(), resp)
+	if v.up != nil && resp.StatusCode == http.StatusOK && resp.Header.Get(hopUpgrade) == webSocket {
+		resp.StatusCode = http.StatusSwitchingProtocols
+	}
 	v.answer.WriteHeader(resp.StatusCode)
 	if v.answer.bad != nil {
 		return v.answer.bad

@@ -78,7 +78,7 @@ func newH3(p *Proxy, socket net.PacketConn) *h3 {
 
 func (h *h3) quicConfig() *quic.Config {
 	return &quic.Config{
-		HandshakeIdleTimeout: handshakeTime, MaxIdleTimeout: h.p.cfg.IdleTimeout,
+		HandshakeIdleTimeout: handshakeTime, MaxIdleTimeout: h.p.cfg.IdleTimeout + closeWait, // an idle WebSocket is told to go first
 		MaxIncomingStreams: maxStreams, MaxIncomingUniStreams: uniStreams,
 		InitialStreamReceiveWindow: streamWindow, MaxStreamReceiveWindow: streamWindow,
 		InitialConnectionReceiveWindow: connWindow, MaxConnectionReceiveWindow: connWindow,

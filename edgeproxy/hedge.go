@@ -82,7 +82,7 @@ func (r *route) hedge() bool {
 // second returns the candidate that a request may be hedged with: the next that is warm, has a free slot,
 // and did not fail lately. When all are busy, one request more helps none.
 func (v *visit) second(others []placement.Candidate, now time.Time) *placement.Candidate {
-	if !mayHedge(v.in, v.body) {
+	if v.up != nil || !mayHedge(v.in, v.body) {
 		return nil
 	}
 	for i := range others {

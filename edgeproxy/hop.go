@@ -1,6 +1,7 @@
 package edgeproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -116,7 +117,13 @@ const (
 // runHop runs a function for a peer and returns the outcome.
 func (p *Proxy) runHop(hw hopResponder, r *http.Request, m *hopMeta, fn *perigee.Function) string {
 	ctx := r.Context()
-	if m.timeout > 0 {
+	w := &hopAnswer{w: hw, load: func() perigee.Load { return p.cfg.Local.Load(m.revision) }, tunnels: &p.tunnels}
+	switch {
+	case m.upgrade != "":
+		ctx, w.lift, w.tunnel.end = untilHead(ctx, cmp.Or(m.timeout, headWait))
+		defer w.tunnel.end(nil)
+		defer p.tunnels.remove(&w.tunnel)
+	case m.timeout > 0:
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, m.timeout)
 		defer cancel()
@@ -126,6 +133,9 @@ func (p *Proxy) runHop(hw hopResponder, r *http.Request, m *hopMeta, fn *perigee
 	}
 	r = r.WithContext(ctx)
 	dropInternal(r.Header)
+	if m.upgrade != "" {
+		r.Header["Upgrade"] = []string{m.upgrade}
+	}
 	m.dress(r.Header, p.cfg.Region, r.Host)
 	if r.RemoteAddr = ""; m.client != "" {
 		r.RemoteAddr = net.JoinHostPort(m.client, "0")
@@ -134,7 +144,6 @@ func (p *Proxy) runHop(hw hopResponder, r *http.Request, m *hopMeta, fn *perigee
 	if major, minor, ok := http.ParseHTTPVersion(m.version); ok {
 		r.Proto, r.ProtoMajor, r.ProtoMinor = m.version, major, minor
 	}
-	w := &hopAnswer{w: hw, load: func() perigee.Load { return p.cfg.Local.Load(m.revision) }}
 	result, err := p.cfg.Local.Invoke(ctx, fn, m.revision, w, r)
 	w.Report(result)
 	if err == nil {
@@ -211,6 +220,11 @@ type hopAnswer struct {
 	owed   bool // the fuel in the head is not the last word
 
 	accepted bool // or refused
+
+	lift    func() bool // nil = the client did not ask for another protocol
+	changed bool        // the protocol has changed
+	tunnel  tunnel
+	tunnels *tunnels
 }
 
 // Accept implements Accepter.
@@ -229,6 +243,10 @@ func (a *hopAnswer) Header() http.Header { return a.w.Header() }
 
 // WriteHeader writes the head. Informational responses are dropped.
 func (a *hopAnswer) WriteHeader(status int) {
+	if status == http.StatusSwitchingProtocols && a.lift != nil && !a.wrote && a.bad == nil {
+		a.changeProtocol()
+		status = http.StatusOK // as extended CONNECT is answered
+	}
 	if a.wrote || a.bad != nil || status >= 100 && status < 200 {
 		return
 	}
@@ -256,15 +274,39 @@ func (a *hopAnswer) WriteHeader(status int) {
 	for name, values := range a.extra {
 		h[name] = values
 	}
+	if a.changed {
+		h[hopUpgrade] = []string{webSocket}
+		delete(h, "Content-Length")
+	}
 	_, a.sized = h["Content-Length"]
 	a.w.WriteHeader(status)
+	if a.changed {
+		_ = a.flush() // the next Write fails too
+		a.tunnels.add(&a.tunnel)
+	}
+}
+
+// changeProtocol has the bytes that follow the head go both ways.
+func (a *hopAnswer) changeProtocol() {
+	a.changed = true
+	a.lift()
+	a.tunnel.send = func(p []byte) (int, error) {
+		n, err := a.w.Write(p)
+		if err == nil {
+			err = a.flush()
+		}
+		return n, err
+	}
 }
 
 // Write writes a part of the body. Without a Content-Length it goes on at once.
 func (a *hopAnswer) Write(p []byte) (int, error) {
 	a.WriteHeader(http.StatusOK)
-	if a.bad != nil {
+	switch {
+	case a.bad != nil:
 		return 0, a.bad
+	case a.changed:
+		return a.tunnel.Write(p)
 	}
 	n, err := a.w.Write(p)
 	if err == nil && !a.sized {
@@ -279,7 +321,7 @@ func (a *hopAnswer) Flush() { _ = a.FlushError() } // the next Write has the err
 // FlushError sends what was written so far, the head at least.
 func (a *hopAnswer) FlushError() error {
 	a.WriteHeader(http.StatusOK)
-	if a.bad != nil {
+	if a.bad != nil || a.changed { // then each Write flushes
 		return a.bad
 	}
 	return a.flush()

@@ -29,6 +29,7 @@ const (
 	hopDepth    = "Perigee-Hop-Depth"
 	hopFrom     = "Perigee-Hop-From"
 	hopPass     = "Perigee-Hop-Pass"
+	hopUpgrade  = "Perigee-Hop-Upgrade"
 
 	hopStart   = "Perigee-Hop-Start"
 	hopFuel    = "Perigee-Hop-Fuel"
@@ -69,11 +70,12 @@ type hopMeta struct {
 	cold     bool
 	depth    int    // see perigee.DepthFrom
 	caller   string // see perigee.CallerFrom
+	upgrade  string // webSocket, or "" = none
 }
 
 // put adds the metadata to the header of a hop. Fields of an earlier hop are replaced.
 func (m *hopMeta) put(h http.Header) {
-	values := make([]string, 0, 15) // one array for all
+	values := make([]string, 0, 16) // one array for all
 	set := func(name, value string) {
 		values = append(values, value)
 		h[name] = values[len(values)-1 : len(values) : len(values)]
@@ -114,6 +116,10 @@ func (m *hopMeta) put(h http.Header) {
 	delete(h, hopFrom)
 	if m.caller != "" {
 		set(hopFrom, m.caller)
+	}
+	delete(h, hopUpgrade)
+	if m.upgrade != "" {
+		set(hopUpgrade, m.upgrade)
 	}
 	path := make([]string, len(m.path))
 	for i, id := range m.path {
@@ -169,6 +175,9 @@ func parseHop(h http.Header) (hopMeta, error) {
 		}
 	}
 	m.caller = p.label(hopFrom, false)
+	if m.upgrade = p.one(hopUpgrade, false); m.upgrade != "" && m.upgrade != webSocket {
+		p.fail(hopUpgrade, `is not "websocket"`)
+	}
 	m.path = p.path(hopPath)
 	return m, p.err
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
+	_ "github.com/perigee-edge/perigee/edgeproxy/xconnect" // WebSockets over HTTP/2
 )
 
 // The limits of connections. Bodies and responses have no limit of time or size here: they may

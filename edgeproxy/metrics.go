@@ -24,6 +24,7 @@ type Metrics struct {
 	taken   *prometheus.CounterVec
 	passing prometheus.Gauge
 
+	webSockets   prometheus.Gauge
 	encoded      *prometheus.CounterVec
 	refusedConns prometheus.Counter
 	droppedLines prometheus.Counter
@@ -33,7 +34,7 @@ type Metrics struct {
 }
 
 var (
-	statusClasses = [...]string{"2xx", "3xx", "4xx", "5xx", "gone"} // gone: the client left before a response
+	statusClasses = [...]string{"1xx", "2xx", "3xx", "4xx", "5xx", "gone"} // gone: the client left before a response
 	startLabels   = [...]string{"none", StartWarm, StartImage, StartCold}
 	wheres        = [...]string{"nowhere", "here", "hop"}
 )
@@ -79,6 +80,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m.passing = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "perigee_edgeproxy_passing_connections", Help: "Connections of clients that are being passed on.",
 	})
+	m.webSockets = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "perigee_edgeproxy_open_websockets", Help: "WebSockets of clients that are open.",
+	})
 	m.refusedConns = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "perigee_edgeproxy_refused_connections_total", Help: "Connections of clients closed at once, since there were too many.",
 	})
@@ -93,7 +97,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for i, where := range wheres {
 		m.time[i] = m.seconds.WithLabelValues(where)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.encoded, m.refusedConns, m.droppedLines)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.webSockets, m.encoded, m.refusedConns, m.droppedLines)
 	return m
 }
 
@@ -103,8 +107,8 @@ func (m *Metrics) encode(coding string) { m.encoded.WithLabelValues(coding).Inc(
 // request counts a request that ended.
 func (m *Metrics) request(status int, start string, where int, took time.Duration) {
 	class := len(statusClasses) - 1
-	if status != statusGone && status >= 200 && status < 600 {
-		class = status/100 - 2
+	if status != statusGone && status >= 100 && status < 600 {
+		class = status/100 - 1
 	}
 	label := 0
 	for i, s := range startLabels {

@@ -40,6 +40,7 @@ type Proxy struct {
 	front    gate // requests of clients
 	hops     gate // requests of peers
 	passing  gate // connections of clients that are passed on
+	tunnels  tunnels
 	draining atomic.Bool
 }
 
@@ -205,6 +206,7 @@ func (p *Proxy) awaitHandlers() error {
 // until ctx ends. An error means that something was, at that time. Run goes on until its own context ends.
 func (p *Proxy) Drain(ctx context.Context) error {
 	p.draining.Store(true)
+	p.tunnels.goAway()
 	p.hops.close()
 	var group errgroup.Group
 	if p.h3 != nil {

@@ -2,6 +2,7 @@ package edgeproxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -36,8 +37,9 @@ type visit struct {
 	rollout *placement.Rollout // of fn; nil = its live revision runs everywhere
 	route   *route             // of fn; set by forward
 	steer   placement.Steer
-	body    *body // nil = none
-	unread  bool  // the server would not read what the handler leaves of it: see leaveBody
+	body    *body    // nil = none
+	up      *upgrade // nil = the client does not ask for another protocol
+	unread  bool     // the server would not read what the handler leaves of it: see leaveBody
 
 	answer  answer
 	stall   stall
@@ -53,7 +55,8 @@ type visit struct {
 // ServeHTTP answers a client. It panics with http.ErrAbortHandler to cut off a response that can't
 // be finished, as net/http's servers expect.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v := &visit{proxy: p, began: time.Now(), in: r, level: p.cfg.Receipt, view: p.cfg.View()}
+	r, up := upgradeOf(w, r)
+	v := &visit{proxy: p, began: time.Now(), in: r, up: up, level: p.cfg.Receipt, view: p.cfg.View()}
 	v.facts = facts{id: newID(), entryRegion: p.cfg.Region, version: r.Proto}
 	client, proto := p.clientOf(r)
 	if v.facts.proto = proto; client.IsValid() {
@@ -81,6 +84,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			v.unread = r.ProtoMajor == 1
 			_ = d.EnableFullDuplex() // HTTP/1 only; elsewhere it is so anyway
 		}
+	}
+	if up != nil {
+		up.limit = p.cfg.IdleTimeout
+		v.answer.up, v.answer.tunnels = up, &p.tunnels
+		defer p.endTunnel(up)
 	}
 	p.metrics.inFlight.Inc()
 	defer v.end()
@@ -131,6 +139,12 @@ func (v *visit) receive() *problem {
 	}
 	if rule, ok := v.proxy.terminates(v.view, v.host); !ok {
 		return v.proxy.outside(r, v.host, rule)
+	}
+	if r.Method == http.MethodConnect && len(r.Header[headerProtocol]) > 0 || r.ProtoMajor == 3 && r.Proto != "HTTP/3.0" {
+		return &problem{
+			status: http.StatusNotImplemented, cause: "protocol",
+			what: "The protocol that CONNECT asks for is not served here.", hint: "WebSocket is.",
+		}
 	}
 	if r.Method == http.MethodConnect {
 		return &problem{
@@ -226,7 +240,14 @@ func (p *Proxy) rollout(v *perigee.View, fn *perigee.Function) *placement.Rollou
 func (v *visit) serve(w http.ResponseWriter) {
 	r := v.in
 	ctx, cancel := r.Context(), context.CancelFunc(func() {})
-	if limit := time.Duration(v.fn.Live.Manifest.Limits.Timeout); limit > 0 {
+	limit := time.Duration(v.fn.Live.Manifest.Limits.Timeout)
+	switch {
+	case v.up != nil:
+		var end context.CancelCauseFunc
+		v.up.until = v.began.Add(cmp.Or(limit, headWait))
+		ctx, v.up.lift, end = untilHead(ctx, time.Until(v.up.until))
+		v.up.tunnel.end, cancel = end, func() { end(nil) }
+	case limit > 0:
 		ctx, cancel = context.WithDeadline(ctx, v.began.Add(limit))
 	}
 	defer cancel()
@@ -244,6 +265,9 @@ func (v *visit) serve(w http.ResponseWriter) {
 	}
 	if v.out.URL = cleanURL(r.URL, query); v.out.URL != r.URL {
 		v.out.RequestURI = v.out.URL.RequestURI()
+	}
+	if v.up != nil {
+		v.up.dress(v.out)
 	}
 	if v.err = v.forward(ctx); v.err == nil {
 		v.finish()
@@ -265,7 +289,7 @@ func (v *visit) serve(w http.ResponseWriter) {
 func (v *visit) finish() {
 	v.answer.WriteHeader(http.StatusOK)
 	cleanTrailerKeys(v.answer.Header())
-	if v.owed && v.answer.promised < 0 && !v.answer.bodiless {
+	if v.owed && v.answer.status != http.StatusSwitchingProtocols && v.answer.promised < 0 && !v.answer.bodiless {
 		v.answer.Header()[http.TrailerPrefix+ReceiptHeader] = []string{v.receipt.Format(v.level)}
 	}
 	switch {
@@ -348,6 +372,9 @@ func (v *visit) end() {
 	p, took := v.proxy, time.Since(v.began)
 	if v.answer.status == 0 { // a panic on its way to the server
 		v.answer.status = http.StatusInternalServerError
+	}
+	if v.up != nil && v.answer.status == http.StatusSwitchingProtocols {
+		took = v.up.took(v.began) // what follows the head is another connection's time
 	}
 	p.metrics.inFlight.Dec()
 	if v.in.ProtoMajor > 1 && v.in.Context().Err() != nil {

@@ -362,7 +362,7 @@ func counter(t *testing.T, p *Proxy, name, label string) (sum float64) {
 func metricsText(p *Proxy) string {
 	reg := prometheus.NewPedanticRegistry()
 	m := p.metrics
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.certs, m.inFlight, m.refusedConns, m.droppedLines, m.encoded)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.certs, m.inFlight, m.refusedConns, m.droppedLines, m.encoded, m.webSockets)
 	rec := httptest.NewRecorder()
 	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
 	return rec.Body.String()

@@ -77,6 +77,11 @@ func problemOf(err error, fn *perigee.Function) problem {
 		return problemOfRefusal(no.Refusal, fn)
 	case errors.As(err, &guest):
 		return problemOfGuest(guest, fn)
+	case errors.Is(err, errNotSwitched):
+		return problem{
+			status: http.StatusNotImplemented, cause: "protocol",
+			what: fmt.Sprintf("The function %q answered without WebSocket.", fn.Name), hint: "Functions with an origin as next pass it on, if the origin speaks it.",
+		}
 	case errors.Is(err, errClientGone), errors.Is(err, context.Canceled):
 		return problem{status: statusGone, cause: "client-gone"}
 	case errors.Is(err, errBodyStalled):

@@ -31,27 +31,44 @@ const (
 // that every test of a stream is made in each.
 func serving(t *testing.T, ca *testCA, how way, local *fakeLocal, edits ...func(*Config)) *Proxy {
 	t.Helper()
+	entry, _ := servingPair(t, ca, how, local, edits...)
+	return entry
+}
+
+// servingPair is serving that returns the node that runs the guest too; nil = the entry itself.
+func servingPair(t *testing.T, ca *testCA, how way, local *fakeLocal, edits ...func(*Config)) (entry, worker *Proxy) {
+	t.Helper()
+	w := newWorld(entryID)
+	if how != here {
+		w = newWorld(entryID+":absent", workerID)
+	}
+	return servingIn(t, w, ca, how, local, edits...)
+}
+
+// servingIn is servingPair in a world that fits.
+func servingIn(t *testing.T, w *world, ca *testCA, how way, local *fakeLocal, edits ...func(*Config)) (entry, worker *Proxy) {
+	t.Helper()
 	edits = append([]func(*Config){withTLS(t, ca)}, edits...)
 	if how == here {
-		p := newProxy(t, newWorld(entryID), entryID, local, newHops(), edits...)
+		p := newProxy(t, w, entryID, local, newHops(), edits...)
 		run(t, p)
-		return p
+		return p, nil
 	}
-	w := newWorld(entryID+":absent", workerID)
 	var hops Hops
 	if how == fakeHop {
 		mesh := newMesh()
 		t.Cleanup(mesh.wg.Wait)
-		mesh.add(workerID, newProxy(t, w, workerID, local, mesh))
+		worker = newProxy(t, w, workerID, local, mesh)
+		mesh.add(workerID, worker)
 		hops = mesh
 	} else {
-		worker := newProxy(t, w, workerID, local, newHops(), func(c *Config) { c.Peer = peerOf })
+		worker = newProxy(t, w, workerID, local, newHops(), func(c *Config) { c.Peer = peerOf })
 		hops = newQUIC(t, []perigee.NodeID{entryID, workerID}, worker.HopHandler())
 		edits = append(edits, func(c *Config) { c.LoadOf = peerlink.LoadOf })
 	}
 	p := newProxy(t, w, entryID, failing(&perigee.HopError{Code: perigee.RefusedNotHere}), hops, edits...)
 	run(t, p)
-	return p
+	return p, worker
 }
 
 // everyWay runs a test over h1 and h2, here and over a hop.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee/edgeproxy"
+	"github.com/perigee-edge/perigee/internal/egress"
 	"github.com/perigee-edge/perigee/runtime"
 	"github.com/perigee-edge/perigee/usage"
 )
@@ -63,9 +64,12 @@ type metered struct {
 	result edgeproxy.Result
 	head   bool                 // the request's method is HEAD
 	meter  func() runtime.Usage // nil = the guest was not started
+	status int                  // 0 = the head was not written
 	wrote  bool
 	ended  bool
 	left   int64 // bytes until the Content-Length; below 0 = it has none
+
+	upgrade *egress.Upgrade // nil = the client did not ask for another protocol
 }
 
 // Meter implements runtime.Metered.
@@ -86,7 +90,7 @@ func (m *metered) Unwrap() http.ResponseWriter { return m.ResponseWriter }
 // WriteHeader writes the head.
 func (m *metered) WriteHeader(status int) {
 	if !m.wrote {
-		m.wrote = true
+		m.wrote, m.status = true, status
 		m.begin(status)
 	}
 	m.ResponseWriter.WriteHeader(status)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy"
+	"github.com/perigee-edge/perigee/internal/egress"
 	"github.com/perigee-edge/perigee/placement"
 	"github.com/perigee-edge/perigee/runtime"
 	"github.com/perigee-edge/perigee/usage"
@@ -29,15 +30,23 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 		key: usage.Key{Function: fn.Name, Revision: rev, Region: l.n.Claims().Region, Caller: callerOf(ctx, r)},
 	}, head: r.Method == http.MethodHead}
 	defer m.lost()
+	asked := r
+	if r.Header.Get("Upgrade") != "" { // what follows the head is for the origin, and not for the guest
+		c := *r
+		c.Body, c.ContentLength = http.NoBody, 0
+		ctx, m.upgrade = egress.WithUpgrade(ctx)
+		asked = &c
+	}
+	defer m.close()
 	began := time.Now()
-	used, err := l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
+	used, err := l.n.runtime.Invoke(ctx, rev, m, asked, h.out.next)
 	if errors.Is(err, runtime.ErrNotLoaded) { // its code slept and is gone from the cache; nothing was started
 		l.n.rep.unloaded(h)
 		if res, h, err = l.warm(ctx, fn, rev, w); err != nil {
 			return res, err
 		}
 		m.result, m.cold, began = res, true, time.Now()
-		used, err = l.n.runtime.Invoke(ctx, rev, m, r, h.out.next)
+		used, err = l.n.runtime.Invoke(ctx, rev, m, asked, h.out.next)
 	}
 	m.end(used, err)
 	h.took(time.Since(began), err)
@@ -49,6 +58,9 @@ func (l local) Invoke(ctx context.Context, fn *perigee.Function, rev perigee.Rev
 		l.n.trials.note(rev, guest != nil)
 	}
 	res.Fuel = used.Fuel
+	if err == nil {
+		err = m.tunnel(ctx, r.Body)
+	}
 	return res, l.refused(rev, err)
 }
 

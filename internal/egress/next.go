@@ -51,11 +51,11 @@ func (e *Egress) Next(function, next string) (*Next, error) {
 	return &Next{Handler: e.reverseProxy(t, rule.Origin), transport: t}, nil
 }
 
-// reverseProxy passes requests on to an origin, and its responses back, as they come. Connections are not
-// upgraded to other protocols.
+// reverseProxy passes requests on to an origin, and its responses back, as they come. Connections become
+// WebSockets if whoever sends the request takes them (WithUpgrade), and are not upgraded otherwise.
 func (e *Egress) reverseProxy(t *Transport, o origin.Origin) http.Handler {
 	p := &httputil.ReverseProxy{
-		Transport: t,
+		Transport: upgrading{t},
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = o.Scheme, o.Authority(), ""
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it was written, also where Go would read it otherwise
@@ -94,9 +94,15 @@ func (e *Egress) reverseProxy(t *Transport, o origin.Origin) http.Handler {
 			http.Error(w, fmt.Sprintf("The origin %s was not asked: Max-Forwards says that this gateway is to answer.", o), http.StatusMethodNotAllowed)
 			return
 		}
+		ctx := r.Context()
+		if up := upgradeOf(r); up != nil {
+			w = &upgradeWriter{w, up}
+		} else {
+			ctx = context.WithValue(ctx, upgradeKey{}, (*Upgrade)(nil))
+		}
 		// With a server in the context ReverseProxy panics when a body breaks off, as it should:
 		// a response that is not whole must not look so.
-		p.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.ServerContextKey, &http.Server{})))
+		p.ServeHTTP(w, r.WithContext(context.WithValue(ctx, http.ServerContextKey, &http.Server{})))
 	})
 }
 

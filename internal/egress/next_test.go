@@ -377,3 +377,47 @@ func TestOriginFails(t *testing.T) {
 		}
 	}
 }
+
+// TestNextUpgrade: a WebSocket is agreed to only by the answer to its very handshake, and asked for only if
+// the sender takes it and the guest left the wish in place.
+func TestNextUpgrade(t *testing.T) {
+	answer := map[string]string{"Connection": "Upgrade", "Upgrade": "websocket"}
+	asked := make(chan http.Header, 1)
+	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Header
+		for name, value := range answer {
+			w.Header().Set(name, value)
+		}
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	}))
+	e, o := loopback(t, addr, Limits{})
+	n, err := e.Next("f", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	for _, accept := range []string{"", "AAAAAAAAAAAAAAAAAAAAAAAAAAA="} {
+		answer["Sec-WebSocket-Accept"] = accept
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Upgrade", "websocket")
+		ctx, up := WithUpgrade(r.Context())
+		w := httptest.NewRecorder()
+		n.ServeHTTP(w, r.WithContext(ctx))
+		if h := <-asked; h.Get("Upgrade") != "websocket" || h.Get("Connection") != "Upgrade" || len(h.Get("Sec-Websocket-Key")) != 24 {
+			t.Errorf("the origin is asked with %v", h)
+		}
+		if w.Code != http.StatusBadGateway || up.Take() != nil {
+			t.Errorf("accept %q: %d", accept, w.Code)
+		}
+	}
+	taken, _ := WithUpgrade(t.Context())
+	nobody := httptest.NewRequest("GET", "/", nil)
+	nobody.Header.Set("Upgrade", "websocket")
+	for name, r := range map[string]*http.Request{"no wish": httptest.NewRequest("GET", "/", nil).WithContext(taken), "nobody takes": nobody} {
+		w := httptest.NewRecorder()
+		n.ServeHTTP(w, r)
+		if h := <-asked; h.Get("Upgrade") != "" || w.Code != http.StatusBadGateway {
+			t.Errorf("%s: %d, asked with %v", name, w.Code, h)
+		}
+	}
+}

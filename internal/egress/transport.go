@@ -75,7 +75,10 @@ func (t *Transport) Close() { t.http.CloseIdleConnections() }
 // RoundTrip sends a request and returns the head of its response. It follows no redirect. The request ends
 // with its context; the caller must close the response's body. Errors are a *DeniedError, a *LimitError,
 // or of the network.
-func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) { return t.send(r, nil) }
+
+// send is RoundTrip, with the wish for a WebSocket unless up is nil.
+func (t *Transport) send(r *http.Request, up *Upgrade) (*http.Response, error) {
 	o, err := t.target(r)
 	if err != nil {
 		closeBody(r)
@@ -87,14 +90,25 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, t.fail(err)
 	}
 	var resp *http.Response
-	if out := outgoing(r, o); o.Scheme == origin.Function {
+	var key string
+	out := outgoing(r, o)
+	if up != nil {
+		key = up.ask(out.Header)
+	}
+	if o.Scheme == origin.Function {
 		resp, err = t.callFunction(o.Host, out)
 	} else {
 		resp, err = t.http.RoundTrip(out)
 	}
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body.Close()
-		err = errors.New("the origin changed the protocol, which was not asked for")
+		if up != nil {
+			if err = up.accept(resp, key, leave, t.egress.metrics); err == nil {
+				leave = func() {} // the connection's to call
+			}
+		} else {
+			resp.Body.Close()
+			err = errors.New("the origin changed the protocol, which was not asked for")
+		}
 	}
 	if err != nil {
 		leave()

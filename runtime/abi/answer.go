@@ -142,7 +142,7 @@ func (a *Answer) Dropped() []string { return a.dropped }
 
 // bodyless reports whether a body would not be sent.
 func (a *Answer) bodyless() bool {
-	return a.method == http.MethodHead || a.status == http.StatusNoContent || a.status == http.StatusNotModified
+	return a.method == http.MethodHead || a.status == http.StatusSwitchingProtocols || a.status == http.StatusNoContent || a.status == http.StatusNotModified
 }
 
 // drain sends the body that waits, after the headers.

@@ -18,13 +18,16 @@ func (a *Answer) Next() *NextWriter { return &NextWriter{answer: a} }
 // Header returns the headers to be sent.
 func (w *NextWriter) Header() http.Header { return w.answer.header.Map() }
 
-// WriteHeader sets the status, the first time it is called with a final one.
+// WriteHeader sets the status, the first time it is called with a final one. The handler, and not the guest,
+// may say that the protocol changes.
 func (w *NextWriter) WriteHeader(status int) {
-	if w.wrote || status < 200 {
+	if w.wrote || status < 200 && status != http.StatusSwitchingProtocols {
 		return
 	}
 	w.wrote = true
-	if err := w.answer.SetStatus(status); err != nil {
+	if status == http.StatusSwitchingProtocols {
+		w.answer.status = status
+	} else if err := w.answer.SetStatus(status); err != nil {
 		w.err = err
 	}
 }
