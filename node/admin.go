@@ -132,7 +132,7 @@ func (n *Node) plan(r *http.Request) (any, error) {
 		return nil, err
 	}
 	fn := &perigee.Function{Name: m.Name, Live: &perigee.Revision{Manifest: m}}
-	return placement.NewPlanner(v).Plan(fn), nil
+	return placement.Foresee(v, fn), nil
 }
 
 func (n *Node) submit(r *http.Request) (any, error) {

@@ -83,6 +83,10 @@ type FunctionStatus struct {
 	URLs    []string         `json:"urls"`
 	// Rollout is how far the live revision is that does not run everywhere yet; nil = it does.
 	Rollout *placement.Rollout `json:"rollout,omitempty"`
+	// Calls are what is asked of it, and Offers what one more holder would save; nil = nobody calls it. In the
+	// answer about one function only.
+	Calls  *placement.Calls  `json:"calls,omitempty"`
+	Offers []placement.Offer `json:"offers,omitempty"`
 	// Revisions are the newest first, the live one among them; in the answer about one function only.
 	Revisions []RevisionStatus `json:"revisions,omitempty"`
 }

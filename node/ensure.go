@@ -209,6 +209,9 @@ func (r *replicator) load(ctx context.Context, rev *perigee.Revision, to perigee
 	}
 	h := &holding{rev: rev, warmth: to, values: values}
 	h.used.Store(start.UnixNano())
+	if old != nil && old.warmth == perigee.Held && to == perigee.Warm && old.used.Load() > 0 {
+		h.used.Store(old.used.Load()) // it may be loaded before a request comes
+	}
 	if to == perigee.Warm {
 		if h.out, err = newOutlets(r.egress, &rev.Manifest, b); err != nil {
 			return fmt.Errorf("%s %s on %s: %w", name, rev.ID, r.self().ID, err)

@@ -86,7 +86,7 @@ func (l local) warm(ctx context.Context, fn *perigee.Function, rev perigee.Revis
 		}
 		res.Start, res.StartTook = edgeproxy.StartCold, time.Since(began)
 	}
-	h.used.Store(time.Now().UnixNano())
+	l.n.rep.rests.asked(h, time.Now())
 	return res, h, nil
 }
 

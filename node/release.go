@@ -16,9 +16,6 @@ const (
 	// A revision that was fetched for requests only, since no holder could serve them, stays so long.
 	rescueTime = time.Minute
 
-	// A holder that need not keep a revision warm unloads it after so long without a request.
-	coolAfter = 5 * time.Minute
-
 	// A deploy that stopped halfway is let go of after this time. It is as long as a deploy may take.
 	arrivalGrace = deployTimeout
 
@@ -97,11 +94,7 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 		switch {
 		case a.keep && a.warmth == perigee.Held && h.warmth == perigee.Warm:
 			h.unwanted = time.Time{}
-			after := coolAfter
-			if a.spare {
-				after = unloadGrace
-			}
-			r.coolLocked(id, h, now, after)
+			r.coolLocked(id, h, now, a.spare)
 		case a.keep || r.coming[id].fn != nil || h.rescue.After(now) && r.allowed(view, h):
 			h.unwanted = time.Time{}
 		case h.unwanted.IsZero() && r.allowed(view, h):
@@ -114,6 +107,7 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 	if thorough {
 		r.secrets.forget(view.Desired)
 		known := knownRevisions(view)
+		r.rests.forget(view.Desired.Functions)
 		r.trials.forget(func(id perigee.RevisionID) bool {
 			return known[id] || r.coming[id].fn != nil || r.have(id) != nil
 		})
@@ -123,13 +117,16 @@ func (r *replicator) release(view *perigee.View, aims map[perigee.RevisionID]aim
 	}
 }
 
-// coolLocked unloads what is warm only since requests asked for it, when none did for a while. The
-// caller holds mu.
-func (r *replicator) coolLocked(id perigee.RevisionID, h *holding, now time.Time, after time.Duration) {
-	if load, _ := r.runtime.Stats(id); load.InFlight > 0 || now.Sub(time.Unix(0, h.used.Load())) < after {
+// coolLocked unloads what is warm only since requests asked for it, when none is likely to come soon: of a spare,
+// when those that are on their way have come. The caller holds mu.
+func (r *replicator) coolLocked(id perigee.RevisionID, h *holding, now time.Time, spare bool) {
+	idle := now.Sub(time.Unix(0, h.used.Load()))
+	if load, _ := r.runtime.Stats(id); load.InFlight > 0 || spare && idle < unloadGrace || !spare && r.rests.loaded(h, idle) {
 		return
 	}
-	r.setLocked(id, &holding{rev: h.rev, warmth: perigee.Held})
+	held := &holding{rev: h.rev, warmth: perigee.Held}
+	held.used.Store(h.used.Load())
+	r.setLocked(id, held)
 	r.runtime.Unload(id)
 	h.out.close()
 	r.log.Info("revision unloaded", "function", h.rev.Manifest.Name, "revision", id, "warmth", perigee.Held.String())

@@ -46,6 +46,8 @@ type replicator struct {
 	life    context.Context    // ends with stop, and with it all work
 	end     context.CancelFunc
 
+	rests rests // how long functions are idle here
+
 	here atomic.Pointer[map[perigee.RevisionID]*holding] // immutable; replaced under mu
 
 	mu     sync.Mutex // guards the fields below and what holding says it guards
@@ -68,6 +70,7 @@ type holding struct {
 	out    outlets        // if Warm
 	values string         // which values of its secrets its guest has, if Warm
 	used   atomic.Int64   // when a request last asked for it, in Unix nanoseconds
+	short  atomic.Uint32  // idle times of less than a minute since they were last counted
 
 	service service      // what its requests take
 	busy    atomic.Int64 // what they took altogether, in nanoseconds
@@ -192,6 +195,9 @@ func (r *replicator) step(now time.Time, thorough bool) {
 			r.keepPrevious(mine, aims)
 		}
 		if h := r.have(mine.Live.ID); h != nil && h.warmth == perigee.Warm && h.values != versions(view.Desired, &mine.Live.Manifest) && len(unset(view.Desired, &mine.Live.Manifest)) == 0 {
+			r.try(mine.Live, perigee.Warm, now)
+		}
+		if h := r.have(mine.Live.ID); a.warmth == perigee.Held && have == perigee.Held && r.rests.awaited(h, now) {
 			r.try(mine.Live, perigee.Warm, now)
 		}
 		if have < a.warmth || thorough && a.warmth > perigee.Absent && !r.store.Has(mine.Live.Bundle) {

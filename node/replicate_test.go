@@ -22,6 +22,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/digest"
+	"github.com/perigee-edge/perigee/placement"
 	"github.com/perigee-edge/perigee/runtime"
 )
 
@@ -167,7 +168,7 @@ func TestHeld(t *testing.T) {
 	rev := s.deploy(p)
 	s.step(now)
 	s.want("deployed a moment ago", rev.ID, perigee.Warm)
-	s.step(now.Add(coolAfter + time.Second))
+	s.step(now.Add(placement.KeepIdle + time.Second))
 	s.want("without requests", rev.ID, perigee.Held)
 	s.wantStored("held", p)
 	fn := s.View().Desired.Functions["a"]
@@ -185,13 +186,40 @@ func TestHeld(t *testing.T) {
 	if res, err = (local{s.Node}).Invoke(t.Context(), fn, rev.ID, w, httptest.NewRequest("GET", "/", nil)); err != nil || res.Start != "warm" {
 		t.Errorf("%+v, %v", res, err)
 	}
-	s.step(time.Now().Add(coolAfter - time.Second))
+	s.step(time.Now().Add(placement.KeepIdle - time.Second))
 	s.want("used lately", rev.ID, perigee.Warm)
-	s.step(time.Now().Add(coolAfter + time.Second))
+	s.step(time.Now().Add(placement.KeepIdle + time.Second))
 	s.want("not used any more", rev.ID, perigee.Held)
 	if _, err := (local{s.Node}).Invoke(t.Context(), fn, "other", w, httptest.NewRequest("GET", "/", nil)); !isNotHere(err) {
 		t.Errorf("another revision: %v", err)
 	}
+}
+
+// TestAwaited: a function that is asked for once an hour is unloaded after each request and loaded again before
+// the next is due; if that does not come, it is unloaded again.
+func TestAwaited(t *testing.T) {
+	s := newSingle(t)
+	rev := s.deploy(s.pack("a", guest("1"), perigee.Policy{Warm: map[string]int{"fra": 0}}))
+	now := time.Now()
+	s.step(now)
+	for range 20 {
+		now = now.Add(time.Hour + 10*time.Second)
+		s.rep.rests.asked(s.rep.have(rev.ID), now)
+	}
+	s.step(now.Add(time.Second))
+	s.want("asked a moment ago", rev.ID, perigee.Warm)
+	s.step(now.Add(time.Minute))
+	s.want("asked a minute ago", rev.ID, perigee.Held)
+	s.step(now.Add(30 * time.Minute))
+	s.want("not due yet", rev.ID, perigee.Held)
+	s.step(now.Add(56 * time.Minute))
+	s.want("due soon", rev.ID, perigee.Warm)
+	s.step(now.Add(62 * time.Minute))
+	s.want("late", rev.ID, perigee.Warm)
+	s.step(now.Add(70 * time.Minute))
+	s.want("it did not come", rev.ID, perigee.Held)
+	s.step(now.Add(71 * time.Minute))
+	s.want("it did not come", rev.ID, perigee.Held)
 }
 
 func isNotHere(err error) bool {

@@ -89,7 +89,9 @@ func (n *Node) serveFunction(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusNotFound, apiError{Error: "no function " + name, Heads: n.gossip.Heads(name), Past: n.gossip.Past(name)})
 		return
 	}
-	s := n.functionStatus(v, fn, n.plans.at(v).Explain(fn))
+	plans := n.plans.at(v)
+	s := n.functionStatus(v, fn, plans.Explain(fn))
+	s.Calls, s.Offers = plans.Demand(v, fn)
 	s.Revisions = n.revisionStatus(v, fn)
 	writeJSON(w, http.StatusOK, s)
 }

@@ -50,6 +50,10 @@ func CallsOf(v *perigee.View, include func(function string) bool) map[string]*Ca
 	return out
 }
 
+func (c *Calls) equal(o *Calls) bool {
+	return c.Busy == o.Busy && c.Slots == o.Slots && maps.Equal(c.Rates, o.Rates)
+}
+
 const (
 	// fillTo is the part of a holder's slots that its share of the calls may take; more and they wait for one
 	// another. Knative's autoscaler has the same target.
@@ -66,10 +70,27 @@ type site struct {
 	target time.Duration // the way from there to what near names
 }
 
+// Waiting returns how long the calls of one second are on their way, all together, with these holders. Of two
+// sets of holders the one with less is better for callers.
+func (c *Calls) Waiting(fn *perigee.Function, holders []perigee.NodeID, v *perigee.View) time.Duration {
+	t := targetIn(fn, v)
+	var sites []site
+	for _, id := range holders {
+		if p := v.Observed.Nodes[id]; p != nil {
+			sites = append(sites, site{id: id, region: p.Region, target: t.way(p)})
+		}
+	}
+	return time.Duration(c.waiting(sites, newWays(v.Desired.Regions)) * float64(time.Second))
+}
+
 // ways remembers the ways between regions. It is for one goroutine.
 type ways struct {
 	catalogue *perigee.Regions
 	rtt       map[[2]perigee.Region]time.Duration
+}
+
+func newWays(catalogue *perigee.Regions) *ways {
+	return &ways{catalogue: catalogue, rtt: map[[2]perigee.Region]time.Duration{}}
 }
 
 func (w *ways) between(a, b perigee.Region) time.Duration {

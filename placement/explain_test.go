@@ -84,6 +84,33 @@ func TestExplainSaysWhatToChange(t *testing.T) {
 	}
 }
 
+// Demand counts in what would be: twice the calls ask for a holder that they don't ask for now, and the
+// clients of a region that is lost call from the nearest one.
+func TestWhatIfDemand(t *testing.T) {
+	v := cluster(t, "ams-1", "fra-1", "syd-1", "wdc-1")
+	hello := function(perigee.Policy{Warm: map[string]int{"fra": 1, "wdc": 1}})
+	v.Desired.Functions = map[string]*perigee.Function{"hello": hello}
+	v.Observed.Nodes["syd-1"].Traffic = map[string]perigee.Traffic{"hello": {Asked: 16}} // 34 ms in each second
+	if got := Foresee(v, hello).Holders; fmt.Sprint(got) != "[fra-1 wdc-1]" {
+		t.Errorf("as it is: %v", got)
+	}
+	calls, offers := NewFleet(v).Demand(v, hello)
+	if calls == nil || calls.Rates["syd"] != 0.16 || len(offers) == 0 || offers[0].Node != "syd-1" || offers[0].Gain < 25 || offers[0].Gain >= EnterGain {
+		t.Errorf("offers %+v, calls %+v", offers, calls)
+	}
+	o, err := WhatIf(v, Change{Rate: 2})
+	if err != nil || len(o.Functions) != 1 || fmt.Sprint(o.Functions[0].After) != "[fra-1 syd-1 wdc-1]" || o.Functions[0].Gains["syd-1"] < EnterGain || o.Functions[0].Calls.Rates["syd"] != 0.32 {
+		t.Errorf("twice as many: %+v, %v", o, err)
+	}
+	o, err = WhatIf(v, Change{Lose: []string{"syd"}, Rate: 2})
+	if err != nil || o.Same != 1 {
+		t.Errorf("lost: %+v, %v", o, err)
+	}
+	if got := v.Observed.Nodes["syd-1"].Traffic["hello"].Asked; got != 16 {
+		t.Errorf("the question changed the cluster: %d", got)
+	}
+}
+
 func TestWhatIf(t *testing.T) {
 	v := cluster(t, "ams-1", "fra-1", "syd-1", "wdc-1")
 	hello := function(perigee.Policy{Pin: []string{"fra", "ams"}})

@@ -15,8 +15,12 @@ const (
 	enterGain = 0.050 // one that saves so much is added: 50 ms on each of one request a second
 	leaveGain = 0.020 // one that saves less is dropped, if it does for lowFor
 
-	lowFor = 30 * time.Second
-	dwell  = time.Minute // what was added stays so long
+	// Where one takes the place of another, so that there are as many as before, a move is all it costs.
+	enterMove = 0.020
+	leaveMove = 0.005
+
+	lowFor = time.Minute
+	dwell  = 2 * time.Minute // what was added stays so long
 
 	movesPerMinute = 12 // changes of one function's optional holders
 	movesAtOnce    = 8
@@ -36,7 +40,7 @@ const (
 type Scaler struct {
 	self      perigee.NodeID
 	functions map[string]*scaled
-	ways      ways
+	ways      *ways
 
 	members  []perigee.NodeID // in service, when mine was made
 	desired  *perigee.Desired // likewise
@@ -50,6 +54,10 @@ type scaled struct {
 	tokens float64 // moves that are allowed now
 	filled time.Time
 	lost   time.Time // since when another node is responsible; zero = this one is
+
+	rests bool     // nothing was to be done when it was decided last
+	by    *Planner // with this
+	calls *Calls   // and these
 }
 
 // chosen is one optional holder.
@@ -78,9 +86,7 @@ func (s *Scaler) Step(v *perigee.View, fleet *Fleet, now time.Time) map[string][
 		}
 		if f == nil {
 			f = &scaled{tokens: movesAtOnce, filled: now}
-			for _, o := range pl.optional[name] {
-				f.chosen = append(f.chosen, chosen{Optional: o, since: now})
-			}
+			f.adopt(pl.optional[name], now)
 			s.functions[name] = f
 		}
 		f.lost = time.Time{}
@@ -88,8 +94,12 @@ func (s *Scaler) Step(v *perigee.View, fleet *Fleet, now time.Time) map[string][
 		if c == nil {
 			c = &Calls{}
 		}
-		d := decision{scaled: f, planner: pl, fn: v.Desired.Functions[name], view: v, calls: c, ways: &s.ways, at: at, now: now}
-		d.decide()
+		d := decision{scaled: f, planner: pl, fn: v.Desired.Functions[name], view: v, ways: s.ways, at: at, now: now}
+		if !f.rests || f.by != pl || !f.calls.equal(c) {
+			f.by, f.calls = pl, c
+			d.decide()
+			f.rests = d.moves == 0 && d.may() && !slices.ContainsFunc(f.chosen, func(c chosen) bool { return !c.low.IsZero() || now.Sub(c.since) < dwell })
+		}
 	}
 	out := map[string][]perigee.Optional{}
 	for name, f := range s.functions {
@@ -117,8 +127,8 @@ func (s *Scaler) Step(v *perigee.View, fleet *Fleet, now time.Time) map[string][
 
 // update notes for what this node is responsible now.
 func (s *Scaler) update(v *perigee.View, pl *Planner) {
-	if !s.ways.catalogue.Equal(pl.catalogue) || s.ways.rtt == nil {
-		s.ways = ways{catalogue: pl.catalogue, rtt: map[[2]perigee.Region]time.Duration{}}
+	if s.ways == nil || !s.ways.catalogue.Equal(pl.catalogue) {
+		s.ways = newWays(pl.catalogue)
 	}
 	var members []perigee.NodeID
 	s.existing = map[string]bool{}
@@ -144,6 +154,13 @@ func (s *Scaler) update(v *perigee.View, pl *Planner) {
 	}
 }
 
+// adopt goes on from what another has decided.
+func (f *scaled) adopt(list []perigee.Optional, now time.Time) {
+	for _, o := range list {
+		f.chosen = append(f.chosen, chosen{Optional: o, since: now})
+	}
+}
+
 func (f *scaled) list() []perigee.Optional {
 	out := make([]perigee.Optional, len(f.chosen))
 	for i := range f.chosen {
@@ -158,15 +175,16 @@ type decision struct {
 	planner *Planner
 	fn      *perigee.Function
 	view    *perigee.View
-	calls   *Calls
 	ways    *ways
 	at      *room
 	now     time.Time
+	hasty   bool // no patience and no bound on moves: where things end
+	moves   int
 
-	open   []site  // one for each region that has a node to give
-	sites  []site  // the holders of the plan as it is now
-	waits  float64 // what callers wait with these
-	capped bool    // max leaves no room for more
+	open    []site             // one for each region that has a node to give
+	sites   []site             // the holders of the plan as it is now
+	fillers []perigee.Optional // of those, the ones that are there so that there are enough
+	waits   float64            // what callers wait with these
 }
 
 func (d *decision) decide() {
@@ -188,11 +206,12 @@ func (f *decision) refill() {
 	f.filled = f.now
 }
 
-func (d *decision) may() bool { return d.tokens >= 1 }
+func (d *decision) may() bool { return d.hasty || d.tokens >= 1 }
 
 // moved counts a move.
 func (d *decision) moved() bool {
 	d.tokens--
+	d.moves++
 	return true
 }
 
@@ -223,33 +242,30 @@ func sitesOf(dr *draft) []site {
 func (d *decision) look() {
 	dr := d.plan(d.list())
 	d.sites = sitesOf(dr)
-	d.capped = dr.policy.Max > 0 && len(dr.holders) >= dr.policy.Max
 	d.waits = d.calls.waiting(d.sites, d.ways)
-	d.open = d.open[:0]
+	d.fillers = d.fillers[:0]
+	filler := map[*seat]bool{}
+	for _, h := range dr.holders {
+		if h.reason == ReasonSpread || h.reason == ReasonWanted || h.reason == ReasonNear || h.reason == ReasonSurvives {
+			filler[h.seat] = true
+			d.fillers = append(d.fillers, perigee.Optional{Node: h.ID})
+		}
+	}
 	best := map[int32]*seat{}
 	for i := range dr.seats {
 		s := &dr.seats[i]
-		if s.taken && !d.filler(dr, s) {
+		if s.taken && !filler[s] {
 			continue
 		}
 		if b := best[s.region]; b == nil || d.before(dr, s, b) {
 			best[s.region] = s
 		}
 	}
+	d.open = d.open[:0]
 	for _, s := range best {
 		d.open = append(d.open, site{id: s.ID, region: s.Region, target: dr.target.way(s.Peer)})
 	}
 	slices.SortFunc(d.open, func(a, b site) int { return cmp.Compare(a.region, b.region) })
-}
-
-// filler reports whether a seat was taken only so that there are enough holders.
-func (d *decision) filler(dr *draft, s *seat) bool {
-	for _, h := range dr.holders {
-		if h.seat == s {
-			return h.reason == ReasonSpread || h.reason == ReasonWanted || h.reason == ReasonNear
-		}
-	}
-	return false
 }
 
 // before is the order in which a region gives its nodes: one that has the revision already, then the zone that
@@ -276,33 +292,44 @@ func crowd(p *perigee.Peer) (n int) {
 	return n
 }
 
-// add takes the node that saves most, if that is enough.
+// add takes the node that saves most, if that is enough. It comes in the place of holders that are there for
+// the number only, or, where those save something, besides them: then they are chosen, too.
 func (d *decision) add() bool {
-	if d.capped {
-		return false
-	}
-	var best site
-	most := enterGain
-	for _, s := range d.open {
-		if gain := d.waits - d.calls.waiting(sitesOf(d.plan(append(d.list(), perigee.Optional{Node: s.id}))), d.ways); gain >= most && (gain > most || best.id == "") {
-			best, most = s, gain
+	var best []perigee.Optional
+	most, saves := 0.0, 0.0
+	try := func(more ...perigee.Optional) {
+		sites := sitesOf(d.plan(append(d.list(), more...)))
+		gain, grows := d.waits-d.calls.waiting(sites, d.ways), len(sites)-len(d.sites)
+		if least := max(enterGain*float64(grows), enterMove); gain >= least && gain-enterGain*float64(grows) > most {
+			best, most, saves = more, gain-enterGain*float64(grows), gain
 		}
 	}
-	if best.id == "" {
+	for _, s := range d.open {
+		one := perigee.Optional{Node: s.id}
+		try(one)
+		others := slices.DeleteFunc(slices.Clone(d.fillers), func(o perigee.Optional) bool { return o.Node == s.id })
+		for _, o := range others {
+			try(o, one)
+		}
+		if len(others) > 1 {
+			try(append(others, one)...)
+		}
+	}
+	if best == nil {
 		return false
 	}
-	d.chosen = append(d.chosen, chosen{Optional: perigee.Optional{Node: best.id, Gain: millis(most)}, since: d.now})
+	best[len(best)-1].Gain = millis(saves)
+	for _, o := range best {
+		d.chosen = append(d.chosen, chosen{Optional: o, since: d.now})
+	}
 	return d.moved()
 }
 
-// swap takes a node in the place of another, where max leaves no room for both.
+// swap takes a node in the place of another that has been there for a while.
 func (d *decision) swap() bool {
-	if !d.capped {
-		return false
-	}
-	at, best, most := -1, site{}, enterGain
+	at, best, most := -1, site{}, enterMove
 	for i := range d.chosen {
-		if d.now.Sub(d.chosen[i].since) < dwell {
+		if !d.hasty && d.now.Sub(d.chosen[i].since) < dwell {
 			continue
 		}
 		for _, s := range d.open {
@@ -326,8 +353,12 @@ func (d *decision) drop() bool {
 	at, least := -1, leaveGain
 	for i := range d.chosen {
 		c := &d.chosen[i]
-		saves := d.without(i)
-		if saves >= leaveGain {
+		saves, alone := d.without(i)
+		limit := leaveGain
+		if alone {
+			limit = leaveMove
+		}
+		if saves >= limit {
 			c.low = time.Time{}
 			continue
 		}
@@ -335,7 +366,7 @@ func (d *decision) drop() bool {
 			c.low = d.now
 		}
 		patient := d.now.Sub(c.low) >= lowFor && d.now.Sub(c.since) >= dwell && d.ready(i)
-		if patient && saves < least {
+		if (d.hasty || patient) && saves < least {
 			at, least = i, saves
 		}
 	}
@@ -346,10 +377,11 @@ func (d *decision) drop() bool {
 	return d.moved()
 }
 
-// without returns how much longer callers wait without the i-th.
-func (d *decision) without(i int) float64 {
-	list := d.list()
-	return d.calls.waiting(sitesOf(d.plan(slices.Delete(list, i, i+1))), d.ways) - d.waits
+// without returns how much longer callers wait without the i-th, and whether another node would take its place
+// for the number.
+func (d *decision) without(i int) (longer float64, another bool) {
+	sites := sitesOf(d.plan(slices.Delete(d.list(), i, i+1)))
+	return d.calls.waiting(sites, d.ways) - d.waits, len(sites) == len(d.sites)
 }
 
 // ready reports whether the other holders have the function: one breaks only what another has made. A node
@@ -366,7 +398,8 @@ func (d *decision) ready(i int) bool {
 // weigh notes what each one saves. Small changes are not told.
 func (d *decision) weigh() {
 	for i := range d.chosen {
-		c, gain := &d.chosen[i], millis(d.without(i))
+		longer, _ := d.without(i)
+		c, gain := &d.chosen[i], millis(longer)
 		if c.Gain == 0 || math.Abs(float64(gain)-float64(c.Gain)) > 0.25*float64(c.Gain) {
 			c.Gain = gain
 		}

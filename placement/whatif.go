@@ -38,13 +38,15 @@ type Outcome struct {
 
 // FunctionOutcome is what happens to one function.
 type FunctionOutcome struct {
-	Function    string           `json:"function"`
-	Before      []perigee.NodeID `json:"before"` // holders; nil = it does not exist yet
-	After       []perigee.NodeID `json:"after"`
-	Copy        perigee.Bytes    `json:"copy"` // to nodes that have no copy now
-	Unsatisfied []string         `json:"unsatisfied,omitempty"`
-	Relaxed     []string         `json:"relaxed,omitempty"`
-	Ways        []Way            `json:"ways"` // by the region of the client
+	Function    string                    `json:"function"`
+	Before      []perigee.NodeID          `json:"before"` // holders; nil = it does not exist yet
+	After       []perigee.NodeID          `json:"after"`
+	Copy        perigee.Bytes             `json:"copy"`            // to nodes that have no copy now
+	Calls       *Calls                    `json:"calls,omitempty"` // as they would be; nil = nobody calls it
+	Gains       map[perigee.NodeID]uint32 `json:"gains,omitempty"` // of the holders for demand: what callers would wait less in each second, in milliseconds
+	Unsatisfied []string                  `json:"unsatisfied,omitempty"`
+	Relaxed     []string                  `json:"relaxed,omitempty"`
+	Ways        []Way                     `json:"ways"` // by the region of the client
 }
 
 // Way is how a function's requests from one region fare. Times are the client's, as far as the map
@@ -66,12 +68,14 @@ func WhatIf(v *perigee.View, c Change) (Outcome, error) {
 	if err != nil {
 		return out, err
 	}
-	plansNow, plansThen := plansOf(v), plansOf(then)
+	end := NewPlanner(then)
+	end.foreseeAll(then)
+	plansNow, plansThen := plansOf(v, NewPlanner(v)), plansOf(then, end)
 	settledNow, settledThen := settle(v, plansNow), settle(then, plansThen)
-	regions := populated(v, then)
+	regions, calls := populated(v, then), CallsOf(then, nil)
 	for _, name := range slices.Sorted(maps.Keys(then.Desired.Functions)) {
 		fn := then.Desired.Functions[name]
-		f := FunctionOutcome{Function: name, After: plansThen[name].Holders, Unsatisfied: plansThen[name].Unsatisfied, Relaxed: plansThen[name].Relaxed}
+		f := FunctionOutcome{Function: name, Calls: calls[name], Gains: gains(end.optional[name], plansThen[name]), After: plansThen[name].Holders, Unsatisfied: plansThen[name].Unsatisfied, Relaxed: plansThen[name].Relaxed}
 		old := v.Desired.Functions[name]
 		if old != nil {
 			f.Before = plansNow[name].Holders
@@ -97,8 +101,19 @@ func WhatIf(v *perigee.View, c Change) (Outcome, error) {
 		}
 		out.Functions = append(out.Functions, f)
 	}
-	out.Overload = overload(then, plansThen, c.Rate)
+	out.Overload = overload(then, plansThen)
 	return out, nil
+}
+
+// gains returns what each holder that demand asks for saves.
+func gains(list []perigee.Optional, p Plan) map[perigee.NodeID]uint32 {
+	out := map[perigee.NodeID]uint32{}
+	for _, o := range list {
+		if slices.Contains(p.Holders, o.Node) {
+			out[o.Node] = o.Gain
+		}
+	}
+	return out
 }
 
 // apply returns the View as it would be.
@@ -140,6 +155,7 @@ func (c *Change) apply(v *perigee.View, out *Outcome) (*perigee.View, error) {
 		}
 	}
 	desired := *v.Desired
+	c.reroute(nodes, v.Desired, out.Lost)
 	if c.Spec != nil {
 		desired.Functions = maps.Clone(desired.Functions)
 		if desired.Functions == nil {
@@ -150,8 +166,37 @@ func (c *Change) apply(v *perigee.View, out *Outcome) (*perigee.View, error) {
 	return &perigee.View{Desired: &desired, Observed: &perigee.Observed{Self: v.Observed.Self, Nodes: nodes, At: v.Observed.At}}, nil
 }
 
-func plansOf(v *perigee.View) map[string]Plan {
-	pl := NewPlanner(v)
+// reroute has the clients of nodes that are gone reach the nearest others, and calls be as many as asked.
+func (c *Change) reroute(nodes map[perigee.NodeID]*perigee.Peer, desired *perigee.Desired, lost []perigee.NodeID) {
+	v := &perigee.View{Desired: desired, Observed: &perigee.Observed{Nodes: nodes}}
+	give := func(id perigee.NodeID, from map[string]perigee.Traffic, rate float64) {
+		p := *nodes[id]
+		p.Traffic = maps.Clone(p.Traffic)
+		if p.Traffic == nil {
+			p.Traffic = map[string]perigee.Traffic{}
+		}
+		for name, t := range from {
+			sum := p.Traffic[name]
+			sum.Asked += uint32(rate * float64(t.Asked))
+			sum.Busy += uint32(rate * float64(t.Busy))
+			p.Traffic[name] = sum
+		}
+		nodes[id] = &p
+	}
+	for _, id := range lost {
+		if to, _ := Gateway(v, nodes[id].Region); to != "" {
+			give(to, nodes[id].Traffic, 1)
+		}
+	}
+	if c.Rate == 0 {
+		return
+	}
+	for id, p := range nodes {
+		give(id, p.Traffic, c.Rate-1)
+	}
+}
+
+func plansOf(v *perigee.View, pl *Planner) map[string]Plan {
 	plans := make(map[string]Plan, len(v.Desired.Functions))
 	at := &room{}
 	for name, fn := range v.Desired.Functions {
@@ -226,14 +271,11 @@ func expect(fn *perigee.Function, v *perigee.View, from perigee.Region) (time.Du
 
 // overload lists nodes whose functions, shared out evenly among their holders, would need more slots than
 // the node has.
-func overload(v *perigee.View, plans map[string]Plan, rate float64) []string {
-	if rate == 0 {
-		rate = 1
-	}
+func overload(v *perigee.View, plans map[string]Plan) []string {
 	busy := map[string]float64{}
 	for _, p := range v.Observed.Nodes {
 		for name, t := range p.Traffic {
-			busy[name] += float64(t.Busy) / 100 * rate
+			busy[name] += float64(t.Busy) / 100
 		}
 	}
 	load := map[perigee.NodeID]float64{}

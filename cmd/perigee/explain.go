@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,6 +69,12 @@ func explainPlacement(cmd *cobra.Command, s *node.FunctionStatus) error {
 	if err := out.write(w); err != nil {
 		return err
 	}
+	if s.Calls != nil {
+		fmt.Fprintf(w, "\nCalled %s.\n", spellCalls(s.Calls))
+	}
+	for _, o := range s.Offers[:min(len(s.Offers), 3)] {
+		fmt.Fprintf(w, "One more holder, %s in %s, would save callers %d ms of waiting in each second; from %d on demand adds one.\n", o.Node, o.Region, o.Gain, placement.EnterGain)
+	}
 	for _, u := range s.Plan.Unsatisfied {
 		fmt.Fprintf(w, "\nmissing: %s\n", u)
 	}
@@ -74,6 +83,25 @@ func explainPlacement(cmd *cobra.Command, s *node.FunctionStatus) error {
 	}
 	fmt.Fprintf(w, "\nTo change it: perigee placement set %s, or [placement] in perigee.toml and deploy\n", s.Name)
 	return nil
+}
+
+// spellCalls writes what is asked of a function: "3.2 times a second from syd, 0.5 from fra".
+func spellCalls(c *placement.Calls) string {
+	regions := slices.SortedFunc(maps.Keys(c.Rates), func(a, b perigee.Region) int {
+		return cmp.Or(cmp.Compare(c.Rates[b], c.Rates[a]), cmp.Compare(a, b))
+	})
+	var out []string
+	for _, r := range regions {
+		times := ""
+		if len(out) == 0 {
+			times = " times a second"
+		}
+		out = append(out, fmt.Sprintf("%.2f%s from %s", c.Rates[r], times, r))
+	}
+	if len(out) == 0 {
+		out = append(out, "by nobody just now")
+	}
+	return strings.Join(out, ", ") + fmt.Sprintf("; %.1f requests run at once", c.Busy)
 }
 
 func newExplainRoute(t *target) *cobra.Command {
@@ -265,6 +293,14 @@ func printOutcome(cmd *cobra.Command, o *placement.Outcome) error {
 			fmt.Fprintf(w, ", copies %s", f.Copy)
 		}
 		fmt.Fprintln(w)
+		if f.Calls != nil {
+			fmt.Fprintf(w, "  called %s\n", spellCalls(f.Calls))
+		}
+		for _, id := range f.After {
+			if gain := f.Gains[id]; gain > 0 {
+				fmt.Fprintf(w, "  %s saves its callers %d ms of waiting in each second\n", id, gain)
+			}
+		}
 		out := newTable("  CLIENTS IN", "NOW", "IN", "THEN", "IN")
 		for _, way := range f.Ways {
 			then, runs := shortMillis(way.Then), string(way.Runs)

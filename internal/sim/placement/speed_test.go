@@ -24,3 +24,18 @@ func TestWorld(t *testing.T) {
 		t.Errorf("%.2f %% of all holders move when one of 60 nodes leaves", 100*moves)
 	}
 }
+
+// TestRegret lets demand settle in a few of the small worlds of the figure.
+func TestRegret(t *testing.T) {
+	sum := 0.0
+	for i := range 20 {
+		regret, err := Regret(rand.New(rand.NewPCG(7, uint64(i))))
+		if err != nil {
+			t.Errorf("world %d: %v", i, err)
+		}
+		sum += regret
+	}
+	if mean := sum / 20; mean > 0.05 || mean < 0 {
+		t.Errorf("callers and holders cost %.1f %% more than with the best holders", 100*mean)
+	}
+}

@@ -30,6 +30,22 @@ func main() {
 	fmt.Fprintf(os.Stderr, "a node leaves %v, joins %v, a function changes %v\n", leave, join, function)
 	fmt.Printf("plan_full_ms %.0f\nplan_delta_ms %.1f\n", ms(full), ms(max(leave, join, function)))
 	fmt.Printf("plan_moves_pct %.2f\n", 100*placement.Moves(placement.World(r, 100, 1000)))
+	fmt.Printf("plan_regret_pct %.2f\n", regret(r, 200))
+}
+
+// regret returns the mean of some worlds, in percent.
+func regret(r *rand.Rand, worlds int) float64 {
+	sum, worst := 0.0, 0.0
+	for range worlds {
+		one, err := placement.Regret(r)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		sum, worst = sum+one, max(worst, one)
+	}
+	fmt.Fprintf(os.Stderr, "regret in the worst of %d worlds %.1f %%\n", worlds, 100*worst)
+	return 100 * sum / float64(worlds)
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
