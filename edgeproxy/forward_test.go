@@ -176,6 +176,22 @@ func TestRefusalsAreNotBudgeted(t *testing.T) {
 	}
 }
 
+// TestRetryBudget loses every request on the node that it is sent to first: when what was saved up is used, one of
+// ten goes to the next node, so that a fleet in trouble is not asked twice for everything.
+func TestRetryBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, newWorld("wdc-1:absent", "lhr-1", "fra-1"), "wdc-1", failing(nil), newHops().on("lhr-1", fails(0)).on("fra-1", answers("fra")))
+		const n = 2 * firstRetries
+		for range n {
+			time.Sleep(time.Minute) // lhr-1 is not ejected any more
+			send(p, request("GET", "/", nil))
+		}
+		if got := counter(t, p, "perigee_edgeproxy_retries_total", ""); got < firstRetries || got > firstRetries+retryShare*n+1 {
+			t.Errorf("%v retries of %d requests, want %d and one of ten more", got, n, firstRetries)
+		}
+	})
+}
+
 // TestLostAndNobodyElse has the only node lost after it took a request: that is no refusal.
 func TestLostAndNobodyElse(t *testing.T) {
 	notHere := failing(&perigee.HopError{Code: perigee.RefusedNotHere})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -26,7 +27,8 @@ func TestSteer(t *testing.T) {
 		old, young := NewMark(), NewMark()
 		refused := func(when string) {
 			t.Helper()
-			if c, err := net.ListenPacket("udp", first.LocalAddr().String()); err == nil {
+			share := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return reuse(c, 1) }} // as another node of the same user might
+			if c, err := share.ListenPacket(t.Context(), "udp", first.LocalAddr().String()); err == nil {
 				c.Close()
 				t.Errorf("%s: a stranger got the port", when)
 			}

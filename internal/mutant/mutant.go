@@ -1,8 +1,8 @@
 // Package mutant checks that tests notice when a defence is gone. It is for tests only.
 //
 // A list has one defence a line, in four columns with tabs between them: a file, a text that stands in it
-// once, what stands there instead when the defence is taken away, and the test of the package that must
-// fail then. A tab within a column is written \t. Lines that begin with # are comments.
+// once, what stands there instead when the defence is taken away, and the test of the package (TestX, or
+// TestX/Y for a part of it) that must fail then. A tab within a column is written \t. Lines that begin with # are comments.
 package mutant
 
 import (
@@ -63,13 +63,13 @@ func check(t *testing.T, file, src, test string) {
 			t.Fatal(err)
 		}
 	}
-	c := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-count=1", "-timeout=60s", "-overlay", filepath.Join(dir, "overlay.json"), "-run", "^"+test+"$", ".")
+	c := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-count=1", "-timeout=60s", "-overlay", filepath.Join(dir, "overlay.json"), "-run", "^"+strings.ReplaceAll(test, "/", "$/^")+"$", ".")
 	c.Env = append(os.Environ(), "PERIGEE_MUTANTS=")
 	out, err := c.CombinedOutput()
 	switch {
 	case err == nil:
 		t.Errorf("%s passes without this defence", test)
-	case !strings.Contains(string(out), "--- FAIL: "+test):
+	case !strings.Contains(string(out), "--- FAIL: "+test): // a part's line is indented
 		t.Errorf("the mutant does not run: %v\n%s", err, out)
 	}
 }
