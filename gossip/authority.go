@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"slices"
 
@@ -42,6 +43,10 @@ type stamp struct {
 }
 
 func stampOf(e *entry) stamp { return stamp{e.rec.HLC, e.id} }
+
+func (s stamp) compare(o stamp) int {
+	return cmp.Or(cmp.Compare(s.hlc, o.hlc), compareDigests(s.id, o.id))
+}
 
 func (s stamp) before(e *entry) bool {
 	return s.hlc < e.rec.HLC || s.hlc == e.rec.HLC && compareDigests(s.id, e.id) < 0
@@ -359,8 +364,12 @@ func may(grants []grant, e *entry, inForce bool) *RefusedError {
 	return err
 }
 
-// covers checks the function's name and, for a revision, the hosts of its manifest.
+// covers checks the function's name and, for a revision, the hosts of its manifest. Whether a pointer of a
+// key for placements keeps the code, allowsLive checks.
 func (g grant) covers(e *entry) *RefusedError {
+	if p, ok := e.body.(*record.Pointer); g.scope.PlacementOnly && (!ok || p.Revision.IsZero()) {
+		return refuse(RuleScope, "key %s may change where functions run (`perigee placement set`), and nothing else: ask an operator for a wider token", e.rec.Key)
+	}
 	switch body := e.body.(type) {
 	case *record.Revision:
 		return g.coversManifest(e.rec.Key, &body.Manifest)
@@ -398,8 +407,9 @@ func (g grant) coversManifest(key perigee.KeyID, m *perigee.Manifest) *RefusedEr
 }
 
 // allowsLive reports whether the pointer's author may make a revision with this manifest live: its
-// scope must cover what the revision claims, whoever wrote it.
-func (a *authority) allowsLive(pointer *entry, m *perigee.Manifest) *RefusedError {
+// scope must cover what the revision claims, whoever wrote it. keeps says why the pointer changes more
+// than the placement.
+func (a *authority) allowsLive(pointer *entry, m *perigee.Manifest, keeps func() *RefusedError) *RefusedError {
 	var err *RefusedError
 	for _, g := range a.grants[pointer.rec.Key] {
 		if !g.inForce || !g.public.Equal(pointer.author) || !mayWrite(g.as, record.KindPointer) {
@@ -408,11 +418,29 @@ func (a *authority) allowsLive(pointer *entry, m *perigee.Manifest) *RefusedErro
 		if g.as == operator {
 			return nil
 		}
-		if err = g.coversManifest(pointer.rec.Key, m); err == nil {
+		if err = g.coversManifest(pointer.rec.Key, m); err == nil && g.scope.PlacementOnly {
+			err = keeps()
+		}
+		if err == nil {
 			return nil
 		}
 	}
 	return err
+}
+
+// placesOnly reports whether all that the author of an entry may write are changes of placement.
+func (a *authority) placesOnly(e *entry) bool {
+	only := false
+	for _, g := range a.grants[e.rec.Key] {
+		if !g.inForce || !g.public.Equal(e.author) {
+			continue
+		}
+		if g.as == operator || !g.scope.PlacementOnly {
+			return false
+		}
+		only = true
+	}
+	return only
 }
 
 // nodeRevoked reports whether a node lost its place, by name or by key.

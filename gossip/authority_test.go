@@ -59,7 +59,7 @@ func ruleOf(s *set, f *folded, raw []byte, w *world) Rule {
 		}
 		return "not tried"
 	}
-	if err := (judge{f.auth, f.revision}).verdict(e); err != nil {
+	if err := (judge{f.auth, f.revision, f.pointer}).verdict(e); err != nil {
 		return err.Rule
 	}
 	return ""

@@ -58,7 +58,7 @@ func (c *Core) check(now time.Time, raws [][]byte) (_ []*entry, err error) {
 // judgeWith returns a judge that knows some more entries than are stored.
 func (c *Core) judgeWith(more []*entry) judge {
 	f := c.fold
-	j := judge{auth: f.auth}
+	j := judge{auth: f.auth, pointer: f.pointer}
 	if slices.ContainsFunc(more, (*entry).governs) {
 		governing := slices.Clone(c.set.governing)
 		for _, e := range more {
@@ -119,7 +119,7 @@ func displaces(before, after *authority, e *entry) *RefusedError {
 // confirm reports whether stored entries have their effect. They may not, when another record came
 // in between.
 func (c *Core) confirm(entries []*entry) error {
-	j := judge{c.fold.auth, c.fold.revision}
+	j := judge{c.fold.auth, c.fold.revision, c.fold.pointer}
 	for _, e := range entries {
 		if err := c.asideErr(e.id); err != nil {
 			return err

@@ -32,7 +32,8 @@ import (
 //   - the only one to name a pointer as replaced, so that this one is known if it comes again;
 //   - where the function's routes changed, or two lines of pointers met: how old a claim to a route is follows
 //     from these, the others of a line repeat what was asked before;
-//   - a removal that no other removal replaced.
+//   - a removal that no other removal replaced;
+//   - what a pointer of a key that may only place replaced: that this one kept the code is judged by it.
 //
 // Before a removal only the names count. The result is the same for what it leaves (idempotence), since a
 // pointer that goes takes no name with it.
@@ -52,7 +53,7 @@ func (h *history) outlived(keep int, revisions []*entry, known map[perigee.Diges
 			floor = stampOf(served[keep-1])
 		}
 	}
-	named, wanted := map[perigee.Digest]bool{}, map[perigee.Digest]bool{}
+	named, wanted, basis := map[perigee.Digest]bool{}, map[perigee.Digest]bool{}, map[perigee.Digest]bool{}
 	for _, e := range list {
 		covered := true
 		for _, id := range names(e) {
@@ -61,11 +62,16 @@ func (h *history) outlived(keep int, revisions []*entry, known map[perigee.Diges
 		}
 		removed := c.removed[e.id]
 		switch {
-		case !h.replaced[e.id] || last[e.id]:
+		case !h.replaced[e.id] || last[e.id] || basis[e.id]:
 		case h.effective[e.id] && !removed && e.body.(*record.Pointer).Revision.IsZero():
 		case covered && (removed || c.repeats(e)):
 			gone = append(gone, e)
 			continue
+		}
+		if h.places[e.id] {
+			for _, id := range e.rec.Parents {
+				basis[id] = true
+			}
 		}
 		if !removed {
 			wanted[e.body.(*record.Pointer).Revision] = true

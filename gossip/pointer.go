@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/perigee-edge/perigee"
@@ -14,16 +15,30 @@ type history struct {
 	effective map[perigee.Digest]bool
 	replaced  map[perigee.Digest]bool // those that are not here any more, or not yet, among them
 	heads     []*entry                // effective and not replaced, best last
+	places    map[perigee.Digest]bool // effective, of an author who may only place
+	since     map[perigee.Digest]stamp
 }
 
 // newHistory merges the pointers of one function. Those without effect (their author had no right,
 // or the revision is missing or broken) replace nothing themselves, but still link what is above
-// them to what is below: who replaced one of them also saw what it replaced.
-func newHistory(pointers []*entry, hasEffect func(*entry) bool) *history {
-	h := &history{byID: make(map[perigee.Digest]*entry, len(pointers)), effective: make(map[perigee.Digest]bool, len(pointers)), replaced: map[perigee.Digest]bool{}}
+// them to what is below: who replaced one of them also saw what it replaced. They must be sorted; hasEffect
+// may ask the history for those before.
+//
+// A pointer whose author may only place (placesOnly) counts as old as what it replaces when heads are
+// compared. Else such a key could bring old code back, by a change of its placement that is stamped now.
+func newHistory(pointers []*entry, hasEffect func(*history, *entry) bool, placesOnly func(*entry) bool) *history {
+	h := &history{
+		byID: make(map[perigee.Digest]*entry, len(pointers)), effective: make(map[perigee.Digest]bool, len(pointers)), replaced: map[perigee.Digest]bool{},
+		places: map[perigee.Digest]bool{}, since: make(map[perigee.Digest]stamp, len(pointers)),
+	}
 	for _, e := range pointers {
 		h.byID[e.id] = e
-		h.effective[e.id] = hasEffect(e)
+		h.effective[e.id] = hasEffect(h, e)
+		h.since[e.id] = stampOf(e)
+		if h.effective[e.id] && placesOnly(e) {
+			h.places[e.id] = true
+			h.since[e.id] = h.sinceParents(e)
+		}
 	}
 	for _, e := range pointers {
 		if h.effective[e.id] && !h.replaced[e.id] {
@@ -35,8 +50,28 @@ func newHistory(pointers []*entry, hasEffect func(*entry) bool) *history {
 			h.heads = append(h.heads, e)
 		}
 	}
-	slices.SortFunc(h.heads, compareEntries)
+	slices.SortFunc(h.heads, func(a, b *entry) int {
+		return cmp.Or(h.since[a.id].compare(h.since[b.id]), compareEntries(a, b))
+	})
 	return h
+}
+
+// sinceParents returns when the latest of those that e replaces counts as written.
+func (h *history) sinceParents(e *entry) (latest stamp) {
+	for _, id := range e.rec.Parents {
+		if at, ok := h.since[id]; ok && latest.compare(at) < 0 {
+			latest = at
+		}
+	}
+	return latest
+}
+
+// pointer returns a pointer of the history that has an effect, or nil.
+func (h *history) pointer(id perigee.Digest) *entry {
+	if !h.effective[id] {
+		return nil
+	}
+	return h.byID[id]
 }
 
 // ancestors marks everything that e replaces, directly or through others. What is marked already
@@ -110,7 +145,7 @@ func (h *history) replacedBy(e *entry) []*entry {
 	return out
 }
 
-// winner is the head that serves: the one with the latest clock, then the greatest identity; nil
+// winner is the head that serves: the one that counts as the latest, then the greatest identity; nil
 // when no pointer has an effect.
 func (h *history) winner() *entry {
 	if len(h.heads) == 0 {

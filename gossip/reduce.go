@@ -77,7 +77,7 @@ func foldLineage(name string, revisions, pointers, secrets []*entry, auth *autho
 	l := &lineage{
 		revisions: map[perigee.Digest]*entry{}, named: map[perigee.RevisionID]perigee.Digest{}, secrets: foldSecrets(secrets, auth),
 	}
-	judge := judge{auth, func(_ string, id perigee.Digest) *entry { return l.revisions[id] }}
+	judge := judge{auth: auth, revision: func(_ string, id perigee.Digest) *entry { return l.revisions[id] }}
 	for _, e := range revisions {
 		if judge.verdict(e) != nil {
 			continue
@@ -88,7 +88,10 @@ func foldLineage(name string, revisions, pointers, secrets []*entry, auth *autho
 			l.named[e.revision.ID] = e.id
 		}
 	}
-	l.history = newHistory(pointers, func(e *entry) bool { return judge.verdict(e) == nil })
+	l.history = newHistory(pointers, func(h *history, e *entry) bool {
+		judge.pointer = func(_ string, id perigee.Digest) *entry { return h.pointer(id) }
+		return judge.verdict(e) == nil
+	}, auth.placesOnly)
 	win := l.history.winner()
 	if win == nil {
 		return l
@@ -288,6 +291,14 @@ func (f *folded) revision(function string, id perigee.Digest) *entry {
 	return nil
 }
 
+// pointer returns a function's pointer record; nil when it has no effect or is not there.
+func (f *folded) pointer(function string, id perigee.Digest) *entry {
+	if l := f.lineages[function]; l != nil {
+		return l.history.pointer(id)
+	}
+	return nil
+}
+
 // heads returns the pointers of a function that nothing replaces.
 func (f *folded) heads(function string) (ids []perigee.Digest) {
 	if l := f.lineages[function]; l != nil {
@@ -306,10 +317,12 @@ func (f *folded) past(function string) []perigee.Digest {
 	return nil
 }
 
-// judge decides whether records have an effect, given who may write what, and which revisions have one.
+// judge decides whether records have an effect, given who may write what, and which revisions and earlier
+// pointers have one. Its functions return nil for what has none or is not there.
 type judge struct {
 	auth     *authority
-	revision func(function string, id perigee.Digest) *entry // nil when it has no effect or is not there
+	revision func(function string, id perigee.Digest) *entry
+	pointer  func(function string, id perigee.Digest) *entry
 }
 
 // verdict says why an admitted record has no effect; nil when it has.
@@ -329,14 +342,14 @@ func (j judge) verdict(e *entry) *RefusedError {
 		if e.broken != nil {
 			return refuse(RuleManifest, "the placement for %s breaks a rule", body.Function).because(e.broken)
 		}
-		return j.pointer(e, body)
+		return j.judgePointer(e, body)
 	}
 	return nil
 }
 
-// pointer: the revision must have an effect, belong to the function, and claim nothing beyond the
+// judgePointer: the revision must have an effect, belong to the function, and claim nothing beyond the
 // scope of the pointer's author.
-func (j judge) pointer(e *entry, p *record.Pointer) *RefusedError {
+func (j judge) judgePointer(e *entry, p *record.Pointer) *RefusedError {
 	if p.Revision.IsZero() {
 		return nil
 	}
@@ -348,5 +361,29 @@ func (j judge) pointer(e *entry, p *record.Pointer) *RefusedError {
 	if p.Placement != nil {
 		m.Placement = *p.Placement
 	}
-	return j.auth.allowsLive(e, &m)
+	return j.auth.allowsLive(e, &m, func() *RefusedError { return j.keepsCode(e, p) })
+}
+
+// keepsCode says why a pointer does more than place the code that is live: it must replace something, and
+// everything that it replaces must be pointers to the same revision, which spreads in the same way. Beyond
+// these it may name as its past only what they name, or it could end pointers that are on their way.
+func (j judge) keepsCode(e *entry, p *record.Pointer) *RefusedError {
+	var past []perigee.Digest
+	for _, id := range e.rec.Parents {
+		was := j.pointer(p.Function, id)
+		if was == nil {
+			return refuse(RuleReference, "what the change replaces is not known here: try again in a moment")
+		}
+		if old := was.body.(*record.Pointer); old.Revision != p.Revision || old.Rollout != p.Rollout {
+			return refuse(RuleScope, "key %s may change where %s runs, and not its code: ask an operator for a wider token", e.rec.Key, p.Function)
+		}
+		past = append(past, names(was)...)
+	}
+	if slices.ContainsFunc(p.Past, func(id perigee.Digest) bool { return !slices.Contains(past, id) }) {
+		return refuse(RuleScope, "key %s may replace what it placed, and no other pointer of %s: ask an operator for a wider token", e.rec.Key, p.Function)
+	}
+	if len(e.rec.Parents) == 0 {
+		return refuse(RuleScope, "key %s may change where %s runs, and not make it live: ask an operator for a wider token", e.rec.Key, p.Function)
+	}
+	return nil
 }

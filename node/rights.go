@@ -21,7 +21,7 @@ func (n *Node) mayRead(r *http.Request) func(function string) error {
 		switch {
 		case known && p.Role == record.TokenOperator:
 			return nil
-		case known && p.Role == record.TokenDeploy && p.Scope.AllowsFunction(function):
+		case known && p.Role == record.TokenDeploy && !p.Scope.PlacementOnly && p.Scope.AllowsFunction(function):
 			return nil
 		}
 		return &gossip.RefusedError{Rule: gossip.RuleScope, Text: fmt.Sprintf("this key may not deploy %q, so it may not see its logs and usage: ask an operator for a wider token", function)}

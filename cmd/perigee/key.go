@@ -24,8 +24,10 @@ func newKeyCreate(t *target) *cobra.Command {
 			"protected job, keep the context directory (PERIGEE_HOME) as a secret of the CI, and choose the context\n" +
 			"with --context.\n\n" +
 			"With --placements, every revision must name only these places in placement.residency, or only these in\n" +
-			"placement.pin: write both the groups and the regions that may be named.",
-		Example: "  perigee key create --functions 'shop-*' --hosts '*.shop.example.com' --placements eu,fra,ams",
+			"placement.pin: write both the groups and the regions that may be named.\n\n" +
+			"With --placement-only it changes where functions run, and neither their code nor their secrets.",
+		Example: "  perigee key create --functions 'shop-*' --hosts '*.shop.example.com' --placements eu,fra,ams\n" +
+			"  perigee key create --functions 'shop-*' --placements eu --placement-only    # for who is on call",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, done, err := t.signer(cmd.Context())
 			if err != nil {
@@ -75,7 +77,11 @@ func newKeyLs(t *target) *cobra.Command {
 				if k.KeyRevoked {
 					state = "revoked"
 				}
-				out.row(k.Redeemed, string(k.Kind), all(k.Scope.Functions), all(k.Scope.Hosts), all(k.Scope.Placements), state)
+				role := string(k.Kind)
+				if k.Scope.PlacementOnly {
+					role = "placement"
+				}
+				out.row(k.Redeemed, role, all(k.Scope.Functions), all(k.Scope.Hosts), all(k.Scope.Placements), state)
 			}
 			return t.print(cmd, keys, out)
 		},

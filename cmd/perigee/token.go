@@ -80,6 +80,7 @@ func scopeFlags(f *pflag.FlagSet, scope *record.Scope) {
 	f.StringSliceVar(&scope.Functions, "functions", nil, "`PATTERN` of the functions that a deploy key may deploy, like shop-* (default all)")
 	f.StringSliceVar(&scope.Hosts, "hosts", nil, "`PATTERN` of the hosts that its routes may claim (default all)")
 	f.StringSliceVar(&scope.Placements, "placements", nil, "`PLACE` that its functions must be confined to by residency or pin, like eu (default anywhere)")
+	f.BoolVar(&scope.PlacementOnly, "placement-only", false, "a deploy key that changes where functions run (perigee placement set), and neither their code nor their secrets")
 }
 
 // checkTokenFlags refuses flags that do not go together.

@@ -94,6 +94,8 @@ type Scope struct {
 	Functions  []string `json:"functions,omitempty"`
 	Hosts      []string `json:"hosts,omitempty"`
 	Placements []string `json:"placements,omitempty"` // places, as a manifest writes them
+	// PlacementOnly says that the key changes where functions run, and neither their code nor their secrets.
+	PlacementOnly bool `json:"placement_only,omitempty"`
 }
 
 // AllowsPlacement reports whether the scope covers where a policy lets a function run: all entries of
