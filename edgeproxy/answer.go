@@ -34,6 +34,7 @@ type answer struct {
 	coding   coding
 	encoder  bodyEncoder // nil = the body goes as it is
 
+	hints    int   // informational responses that were sent
 	status   int   // 0 = the head is not written
 	bodiless bool  // the response has no body: HEAD, 204, 304
 	promised int64 // Content-Length; -1 = not known
@@ -41,6 +42,9 @@ type answer struct {
 	wire     int64 // those that left
 	bad      error // why the writer's head was refused
 }
+
+// maxHints is how many informational responses a client gets: clients bound them, too.
+const maxHints = 4
 
 var (
 	errBadStatus   = &GuestError{Kind: FaultBad, Detail: "its status is not between 200 and 599"}
@@ -52,8 +56,14 @@ var (
 // Header returns the header fields of the response.
 func (a *answer) Header() http.Header { return a.w.Header() }
 
-// WriteHeader writes the head. Informational responses are dropped.
+// WriteHeader writes the head. Of informational responses only Early Hints (RFC 8297) go on.
 func (a *answer) WriteHeader(status int) {
+	if status == http.StatusEarlyHints && a.status == 0 && a.bad == nil && a.hints < maxHints {
+		a.hints++
+		cleanResponse(a.w.Header())
+		a.w.WriteHeader(status)
+		return
+	}
 	if a.status != 0 || a.bad != nil || status >= 100 && status < 200 && !a.switches(status) {
 		return
 	}

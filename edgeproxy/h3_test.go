@@ -38,7 +38,11 @@ func client3(t testing.TB, p *Proxy, ca *testCA) *http.Client {
 	tr := &http3.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: ca.pool()}, DisableCompression: true,
 		Dial: func(ctx context.Context, _ string, conf *tls.Config, qc *quic.Config) (*quic.Conn, error) {
-			return quic.DialAddrEarly(ctx, p.cfg.OnHTTP3.LocalAddr().String(), conf, qc)
+			conn, err := quic.DialAddrEarly(ctx, p.cfg.OnHTTP3.LocalAddr().String(), conf, qc)
+			if err == nil {
+				t.Cleanup(func() { _ = conn.CloseWithError(0, "") }) // the transport forgets one on which a request failed
+			}
+			return conn, err
 		},
 	}
 	t.Cleanup(func() { tr.Close() })

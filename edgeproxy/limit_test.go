@@ -131,10 +131,10 @@ func streamer(length string, err error) *fakeLocal {
 // TestStreamsHaveTheLastWordInATrailer covers each protocol and way.
 func TestStreamsHaveTheLastWordInATrailer(t *testing.T) {
 	ca := newCA(t)
-	everyWay(t, func(t *testing.T, h2 bool, how way) {
+	everyWay(t, func(t *testing.T, version int, how way) {
 		for _, length := range []string{"", "5"} {
 			p := serving(t, ca, how, streamer(length, nil))
-			resp, body := get(t, client(t, p, ca, h2), "https://"+testHost+"/")
+			resp, body := get(t, clientSpeaking(t, p, ca, version), "https://"+testHost+"/")
 			head := receiptOf(t, resp.Header)
 			last, ok := ReceiptOf(resp.Trailer)
 			if body != "hello" || head.Fuel != 10 || !head.Partial || ok != (length == "") {

@@ -269,6 +269,9 @@ func (v *visit) serve(w http.ResponseWriter) {
 	if v.up != nil {
 		v.up.dress(v.out)
 	}
+	if v.body != nil && r.ProtoMajor == 3 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+		w.WriteHeader(http.StatusContinue) // net/http does it at the first read; quic-go leaves it to handlers
+	}
 	if v.err = v.forward(ctx); v.err == nil {
 		v.finish()
 		return

@@ -8,7 +8,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,7 +51,7 @@ func servingPair(t *testing.T, ca *testCA, how way, local *fakeLocal, edits ...f
 // servingIn is servingPair in a world that fits.
 func servingIn(t *testing.T, w *world, ca *testCA, how way, local *fakeLocal, edits ...func(*Config)) (entry, worker *Proxy) {
 	t.Helper()
-	edits = append([]func(*Config){withTLS(t, ca)}, edits...)
+	edits = append([]func(*Config){withH3(t, ca)}, edits...)
 	if how == here {
 		p := newProxy(t, w, entryID, local, newHops(), edits...)
 		run(t, p)
@@ -71,18 +74,26 @@ func servingIn(t *testing.T, w *world, ca *testCA, how way, local *fakeLocal, ed
 	return p, worker
 }
 
-// everyWay runs a test over h1 and h2, here and over a hop.
-func everyWay(t *testing.T, test func(t *testing.T, h2 bool, how way)) {
-	for _, h2 := range []bool{false, true} {
+// everyWay runs a test over HTTP/1, 2 and 3, here and over a hop.
+func everyWay(t *testing.T, test func(t *testing.T, version int, how way)) {
+	for version := 1; version <= 3; version++ {
 		for _, how := range []way{here, fakeHop, quicHop} {
-			t.Run(fmt.Sprintf("h2=%v,%s", h2, how), func(t *testing.T) { test(t, h2, how) })
+			t.Run(fmt.Sprintf("h%d,%s", version, how), func(t *testing.T) { test(t, version, how) })
 		}
 	}
 }
 
+// clientSpeaking speaks a version of HTTP.
+func clientSpeaking(t *testing.T, p *Proxy, ca *testCA, version int) *http.Client {
+	if version == 3 {
+		return client3(t, p, ca)
+	}
+	return client(t, p, ca, version == 2)
+}
+
 // TestEchoStreams sends a line, reads it back, sends the next: neither direction may be held back.
 func TestEchoStreams(t *testing.T) {
-	everyWay(t, func(t *testing.T, h2 bool, how way) {
+	everyWay(t, func(t *testing.T, version int, how way) {
 		ca := newCA(t)
 		local := newLocal(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Trailer", "X-Count")
@@ -100,7 +111,7 @@ func TestEchoStreams(t *testing.T) {
 		r, _ := http.NewRequest("POST", "https://"+testHost+"/", pr)
 		first := make(chan error, 1)
 		go func() { _, err := io.WriteString(pw, "line 0\n"); first <- err }()
-		resp, err := client(t, p, ca, h2).Do(r)
+		resp, err := clientSpeaking(t, p, ca, version).Do(r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +140,7 @@ func TestEchoStreams(t *testing.T) {
 
 // TestEventsAreNotHeldBack has a guest that sends its head, then waits, then sends an event.
 func TestEventsAreNotHeldBack(t *testing.T) {
-	everyWay(t, func(t *testing.T, h2 bool, how way) {
+	everyWay(t, func(t *testing.T, version int, how way) {
 		ca, step := newCA(t), make(chan struct{})
 		local := newLocal(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
@@ -140,7 +151,7 @@ func TestEventsAreNotHeldBack(t *testing.T) {
 			}
 		})
 		p := serving(t, ca, how, local)
-		resp, err := client(t, p, ca, h2).Get("https://" + testHost + "/")
+		resp, err := clientSpeaking(t, p, ca, version).Get("https://" + testHost + "/")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +172,7 @@ func TestEventsAreNotHeldBack(t *testing.T) {
 // TestLargeBodies sends 3 MB both ways, with known and unknown length.
 func TestLargeBodies(t *testing.T) {
 	const size = 3 << 20
-	everyWay(t, func(t *testing.T, h2 bool, how way) {
+	everyWay(t, func(t *testing.T, version int, how way) {
 		ca := newCA(t)
 		local := newLocal(func(w http.ResponseWriter, r *http.Request) {
 			if r.ContentLength >= 0 {
@@ -169,7 +180,7 @@ func TestLargeBodies(t *testing.T) {
 			}
 			_, _ = io.Copy(w, r.Body)
 		})
-		cl := client(t, serving(t, ca, how, local), ca, h2)
+		cl := clientSpeaking(t, serving(t, ca, how, local), ca, version)
 		for _, known := range []bool{true, false} {
 			var body io.Reader = strings.NewReader(strings.Repeat("0123456789abcdef", size/16))
 			if !known {
@@ -187,7 +198,7 @@ func TestLargeBodies(t *testing.T) {
 // TestCutOffIsSeen has guests that die in the middle of a response: the client must not take it for
 // the end.
 func TestCutOffIsSeen(t *testing.T) {
-	everyWay(t, func(t *testing.T, h2 bool, how way) {
+	everyWay(t, func(t *testing.T, version int, how way) {
 		ca := newCA(t)
 		for _, known := range []bool{true, false} {
 			local := newLocal(nil)
@@ -199,7 +210,7 @@ func TestCutOffIsSeen(t *testing.T) {
 				_ = http.NewResponseController(w).Flush()
 				return Result{}, &GuestError{Kind: FaultTrap}
 			}
-			cl := client(t, serving(t, ca, how, local), ca, h2)
+			cl := clientSpeaking(t, serving(t, ca, how, local), ca, version)
 			resp, err := cl.Get("https://" + testHost + "/")
 			if err != nil {
 				continue // cut off before the client saw the head: it knows
@@ -216,7 +227,7 @@ func TestCutOffIsSeen(t *testing.T) {
 // TestClientLeavesAStream closes the client's end in the middle of a response: the guest's context
 // must end.
 func TestClientLeavesAStream(t *testing.T) {
-	everyWay(t, func(t *testing.T, h2 bool, how way) {
+	everyWay(t, func(t *testing.T, version int, how way) {
 		ca, ended := newCA(t), make(chan struct{})
 		local := newLocal(nil)
 		local.handler = func(ctx context.Context, w http.ResponseWriter, _ *http.Request) (Result, error) {
@@ -228,7 +239,7 @@ func TestClientLeavesAStream(t *testing.T) {
 		p := serving(t, ca, how, local)
 		ctx, leave := context.WithCancel(t.Context())
 		r, _ := http.NewRequestWithContext(ctx, "GET", "https://"+testHost+"/", nil)
-		resp, err := client(t, p, ca, h2).Do(r)
+		resp, err := clientSpeaking(t, p, ca, version).Do(r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,7 +256,7 @@ func TestClientLeavesAStream(t *testing.T) {
 // TestStalledBody sends a part of a body and then nothing.
 func TestStalledBody(t *testing.T) {
 	t.Parallel() // it waits
-	everyWay(t, func(t *testing.T, h2 bool, how way) {
+	everyWay(t, func(t *testing.T, version int, how way) {
 		ca := newCA(t)
 		local := newLocal(nil)
 		local.handler = func(ctx context.Context, w http.ResponseWriter, r *http.Request) (Result, error) {
@@ -260,7 +271,7 @@ func TestStalledBody(t *testing.T) {
 		go func() { _, _ = io.WriteString(pw, "part") }()
 		r, _ := http.NewRequest("POST", "https://"+testHost+"/", pr)
 		began := time.Now()
-		resp, err := client(t, p, ca, h2).Do(r)
+		resp, err := clientSpeaking(t, p, ca, version).Do(r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -275,7 +286,7 @@ func TestStalledBody(t *testing.T) {
 // TestSlowBodyMoves sends a body for much longer than the stall timeout, but without a pause.
 func TestSlowBodyMoves(t *testing.T) {
 	t.Parallel() // it waits
-	for _, h2 := range []bool{false, true} {
+	for version := 1; version <= 3; version++ {
 		ca := newCA(t)
 		local := newLocal(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
 		p := serving(t, ca, here, local, func(c *Config) { c.StallTimeout = time.Second })
@@ -292,9 +303,9 @@ func TestSlowBodyMoves(t *testing.T) {
 			pw.Close()
 		}()
 		r, _ := http.NewRequest("POST", "https://"+testHost+"/", pr)
-		resp, body := do(t, client(t, p, ca, h2), r)
+		resp, body := do(t, clientSpeaking(t, p, ca, version), r)
 		if resp.StatusCode != 200 || body != strings.Repeat("x", 30) {
-			t.Errorf("h2 %v: %d %q", h2, resp.StatusCode, body)
+			t.Errorf("h%d: %d %q", version, resp.StatusCode, body)
 		}
 	}
 }
@@ -303,7 +314,7 @@ func TestSlowBodyMoves(t *testing.T) {
 // read the body: that is the guest's time, not the client's.
 func TestQuietGuestIsNoStall(t *testing.T) {
 	t.Parallel() // it waits
-	everyWay(t, func(t *testing.T, h2 bool, how way) {
+	everyWay(t, func(t *testing.T, version int, how way) {
 		ca := newCA(t)
 		local := newLocal(nil)
 		local.handler = func(ctx context.Context, w http.ResponseWriter, r *http.Request) (Result, error) {
@@ -319,7 +330,7 @@ func TestQuietGuestIsNoStall(t *testing.T) {
 		}
 		p := serving(t, ca, how, local, func(c *Config) { c.StallTimeout = 200 * time.Millisecond })
 		r, _ := http.NewRequest("POST", "https://"+testHost+"/", strings.NewReader("body"))
-		_, body := do(t, client(t, p, ca, h2), r)
+		_, body := do(t, clientSpeaking(t, p, ca, version), r)
 		equal(t, "body", body, "first second")
 	})
 }
@@ -327,7 +338,7 @@ func TestQuietGuestIsNoStall(t *testing.T) {
 // TestLateEnd has a guest that ends long after its last write, which is still held back then.
 func TestLateEnd(t *testing.T) {
 	t.Parallel() // it waits
-	for _, h2 := range []bool{false, true} {
+	for version := 1; version <= 3; version++ {
 		ca := newCA(t)
 		local := newLocal(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "4")
@@ -335,7 +346,7 @@ func TestLateEnd(t *testing.T) {
 			<-time.After(400 * time.Millisecond)
 		})
 		p := serving(t, ca, here, local, func(c *Config) { c.StallTimeout = 100 * time.Millisecond })
-		_, body := get(t, client(t, p, ca, h2), "https://"+testHost+"/")
+		_, body := get(t, clientSpeaking(t, p, ca, version), "https://"+testHost+"/")
 		equal(t, "body", body, "held")
 	}
 }
@@ -343,7 +354,7 @@ func TestLateEnd(t *testing.T) {
 // TestStalledReader asks for a large response and does not read it.
 func TestStalledReader(t *testing.T) {
 	t.Parallel() // it waits
-	for _, h2 := range []bool{false, true} {
+	for version := 1; version <= 3; version++ {
 		ca, ended := newCA(t), make(chan error, 1)
 		local := newLocal(nil)
 		local.handler = func(_ context.Context, w http.ResponseWriter, _ *http.Request) (Result, error) {
@@ -356,14 +367,14 @@ func TestStalledReader(t *testing.T) {
 			}
 		}
 		p := serving(t, ca, here, local, func(c *Config) { c.StallTimeout = 200 * time.Millisecond })
-		resp, err := client(t, p, ca, h2).Get("https://" + testHost + "/")
+		resp, err := clientSpeaking(t, p, ca, version).Get("https://" + testHost + "/")
 		if err != nil {
 			t.Fatal(err)
 		}
 		select {
 		case <-ended:
 		case <-time.After(10 * time.Second): // crypto/tls itself gives its last alert 5 s
-			t.Errorf("h2 %v: the guest still writes", h2)
+			t.Errorf("h%d: the guest still writes", version)
 		}
 		resp.Body.Close()
 	}
@@ -405,7 +416,7 @@ func TestKeepAliveOutlivesStall(t *testing.T) {
 
 // TestUnreadBody has guests that answer without reading what the client sends.
 func TestUnreadBody(t *testing.T) {
-	everyWay(t, func(t *testing.T, h2 bool, how way) {
+	everyWay(t, func(t *testing.T, version int, how way) {
 		ca := newCA(t)
 		p := serving(t, ca, how, newLocal(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "6")
@@ -416,7 +427,7 @@ func TestUnreadBody(t *testing.T) {
 		go func() { _, _ = io.WriteString(pw, "part") }()
 		r, _ := http.NewRequest("POST", "https://"+testHost+"/", pr)
 		began := time.Now()
-		_, body := do(t, client(t, p, ca, h2), r)
+		_, body := do(t, clientSpeaking(t, p, ca, version), r)
 		if d := time.Since(began); body != "enough" || d > 2*time.Second {
 			t.Errorf("%q after %v", body, d)
 		}
@@ -485,4 +496,42 @@ func TestZeroWindow(t *testing.T) {
 		}
 	}
 	equal(t, "answered", answered, true)
+}
+
+// TestInformational: Early Hints of a function reach the client, without fields of ours or of the connection,
+// and a client that waits before it sends a body is told to go on.
+func TestInformational(t *testing.T) {
+	ca := newCA(t)
+	p := serving(t, ca, here, newLocal(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		w.Header().Set("Link", "</style.css>; rel=preload")
+		w.Header().Set("Perigee-Region", "forged")
+		for range maxHints + 3 {
+			w.WriteHeader(http.StatusEarlyHints)
+		}
+		_, _ = w.Write(b)
+	}))
+	for version := 1; version <= 3; version++ {
+		var hints []string
+		var mu sync.Mutex
+		continued := 0
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if code == http.StatusContinue {
+				continued++
+			} else {
+				hints = append(hints, fmt.Sprint(code, h["Link"], h["Perigee-Region"], h[ReceiptHeader]))
+			}
+			return nil
+		}})
+		r, _ := http.NewRequestWithContext(ctx, "POST", "https://"+testHost+"/", strings.NewReader("body"))
+		r.Header.Set("Expect", "100-continue")
+		resp, body := do(t, clientSpeaking(t, p, ca, version), r)
+		mu.Lock()
+		if len(hints) != maxHints || hints[0] != "103 [</style.css>; rel=preload] [] []" || body != "body" || resp.StatusCode != 200 || continued == 0 {
+			t.Errorf("h%d: hints %q, %d times to go on, %d %q", version, hints, continued, resp.StatusCode, body)
+		}
+		mu.Unlock()
+	}
 }

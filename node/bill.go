@@ -89,7 +89,7 @@ func (m *metered) Unwrap() http.ResponseWriter { return m.ResponseWriter }
 
 // WriteHeader writes the head.
 func (m *metered) WriteHeader(status int) {
-	if !m.wrote {
+	if !m.wrote && status != http.StatusEarlyHints {
 		m.wrote, m.status = true, status
 		m.begin(status)
 	}

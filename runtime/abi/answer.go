@@ -168,6 +168,16 @@ func (a *Answer) send(p []byte) error {
 	return nil
 }
 
+// hint sends the headers so far as Early Hints (RFC 8297).
+func (a *Answer) hint() {
+	out := a.w.Header()
+	for name, values := range a.clean(a.header.h, forbiddenHeader) {
+		out[name] = values
+	}
+	a.w.WriteHeader(http.StatusEarlyHints)
+	clear(out)
+}
+
 // commit sends the headers, once. total is the length of the body if it is known, else -1.
 func (a *Answer) commit(total int64) error {
 	if a.sent {

@@ -158,12 +158,28 @@ func TestFieldsCount(t *testing.T) {
 	}
 }
 
+// hinted is a recorder that tells informational responses from final ones.
+type hinted struct {
+	*httptest.ResponseRecorder
+	hints []http.Header
+}
+
+func (h *hinted) WriteHeader(status int) {
+	if status >= 200 {
+		h.ResponseRecorder.WriteHeader(status)
+		return
+	}
+	h.hints = append(h.hints, h.Header().Clone())
+}
+
 // TestNextWriter covers what a wrapped handler can do to the answer.
 func TestNextWriter(t *testing.T) {
-	rec := httptest.NewRecorder()
+	rec := &hinted{ResponseRecorder: httptest.NewRecorder()}
 	a := abi.NewAnswer(rec, "GET", limits)
 	w := a.Next()
+	w.Header()["Link"], w.Header()["Perigee-X"] = []string{"</a>"}, []string{"x"}
 	w.WriteHeader(http.StatusEarlyHints)
+	clear(w.Header()) // as httputil.ReverseProxy does
 	w.Header().Set(http.TrailerPrefix+"X-Sum", "42")
 	w.WriteHeader(http.StatusCreated)
 	w.WriteHeader(http.StatusTeapot)
@@ -175,6 +191,9 @@ func TestNextWriter(t *testing.T) {
 	res := rec.Result()
 	if res.StatusCode != http.StatusCreated || rec.Body.String() != "made" || res.Trailer.Get("X-Sum") != "42" || !rec.Flushed {
 		t.Errorf("%v %q %v", res.Status, rec.Body, res.Trailer)
+	}
+	if len(rec.hints) != 1 || len(rec.hints[0]) != 1 || rec.hints[0].Get("Link") != "</a>" || len(res.Header["Link"]) > 0 {
+		t.Errorf("hints %v, header %v", rec.hints, res.Header)
 	}
 	bad := abi.NewAnswer(httptest.NewRecorder(), "GET", limits).Next()
 	bad.WriteHeader(700)

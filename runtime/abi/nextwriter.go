@@ -21,6 +21,10 @@ func (w *NextWriter) Header() http.Header { return w.answer.header.Map() }
 // WriteHeader sets the status, the first time it is called with a final one. The handler, and not the guest,
 // may say that the protocol changes.
 func (w *NextWriter) WriteHeader(status int) {
+	if status == http.StatusEarlyHints && !w.wrote && !w.answer.sent {
+		w.answer.hint()
+		return
+	}
 	if w.wrote || status < 200 && status != http.StatusSwitchingProtocols {
 		return
 	}
