@@ -22,7 +22,26 @@ func (p *Proxy) Explain(fn *perigee.Function, caller perigee.Region, asks Wish) 
 	view := p.cfg.View()
 	v := &visit{proxy: p, fn: fn, view: view, rollout: p.rollout(view, fn), route: p.routes.of(fn, view.Desired.Functions)}
 	d := placement.Demand{Function: fn, Entry: p.cfg.Self, Caller: caller, Steer: steer, Rollout: v.rollout}
-	return placement.ExplainRoute(d, view, func(id perigee.NodeID) placement.Fact { return v.fact(id, now) }, now), nil
+	report := placement.ExplainRoute(d, view, func(id perigee.NodeID) placement.Fact { return v.fact(id, now) }, now)
+	report.Hedge = v.hedgeOf(report.Candidates, now)
+	return report, nil
+}
+
+// hedgeOf says when and where a second copy of a request goes that the best candidate serves; nil = nowhere.
+func (v *visit) hedgeOf(list []placement.Ranked, now time.Time) *placement.Hedge {
+	unusual, known := v.route.unusual()
+	if !known || len(list) < 2 || list[0].Node == v.proxy.cfg.Self {
+		return nil
+	}
+	others := make([]placement.Candidate, len(list)-1)
+	for i, c := range list[1:] {
+		others[i] = placement.Candidate(c)
+	}
+	to := v.spare(others, now)
+	if to == nil {
+		return nil
+	}
+	return &placement.Hedge{Node: to.Node, Region: to.Region, After: perigee.Duration(list[0].Score.Way + unusual)}
 }
 
 type refusedWish struct{ *problem }

@@ -85,6 +85,11 @@ func (v *visit) second(others []placement.Candidate, now time.Time) *placement.C
 	if v.up != nil || !mayHedge(v.in, v.body) {
 		return nil
 	}
+	return v.spare(others, now)
+}
+
+// spare is second for a request that may run twice.
+func (v *visit) spare(others []placement.Candidate, now time.Time) *placement.Candidate {
 	for i := range others {
 		c := &others[i]
 		if c.Node != v.proxy.cfg.Self && c.Warm && c.Score.Wait == 0 && !v.fact(c.Node, now).EjectedUntil.After(now) {

@@ -19,6 +19,7 @@ type RouteReport struct {
 	Candidates []Ranked       `json:"candidates"`
 	Others     []Verdict      `json:"others"`            // the nodes that are no candidates, and why
 	Refusal    *Refusal       `json:"refusal,omitempty"` // nobody serves it
+	Hedge      *Hedge         `json:"hedge,omitempty"`   // a second node that may be asked; nil = none is
 	Changes    []string       `json:"changes"`           // what to change for another answer
 }
 
@@ -29,6 +30,14 @@ type Ranked struct {
 	Warm   bool           `json:"warm"`
 	Reason Reason         `json:"reason"` // with which the receipt would say that it served; of the first, and of those that may be drawn
 	Score  Score          `json:"score"`
+}
+
+// Hedge says that a request which may run twice goes to a second node, too, when the best one has not
+// answered in time; whichever answers first serves. ExplainRoute does not know of it, the entry does.
+type Hedge struct {
+	Node   perigee.NodeID   `json:"node"`
+	Region perigee.Region   `json:"region"`
+	After  perigee.Duration `json:"after"`
 }
 
 // ExplainRoute says how Route decides about a request, and why. The first candidate is the best; another

@@ -166,6 +166,9 @@ func explainRoute(cmd *cobra.Command, e *node.RouteExplanation) error {
 		if err := out.write(w); err != nil {
 			return err
 		}
+		if h := e.Hedge; h != nil {
+			fmt.Fprintf(w, "\nA request without a body that may run twice is sent to %s too if %s has not answered after %s (hedge; at most 3 of 100).\n", h.Node, best.Node, shortMillis(time.Duration(h.After)))
+		}
 	}
 	if len(e.Others) > 0 {
 		fmt.Fprintln(w, "\nNot asked:")
