@@ -11,7 +11,8 @@ const (
 	idleHead, idleTail = 0.05, 0.99 // the parts of all idle times that are shorter
 	idleMargin         = 0.10
 
-	// KeepIdle is how long code stays loaded without a request while nothing is known of its idle times.
+	// KeepIdle is how long code stays loaded without a request while nothing is known of its idle times, and
+	// at least where it is not unloaded until the next is due.
 	KeepIdle = 5 * time.Minute
 )
 
@@ -61,6 +62,9 @@ func (h *Idle) Windows() (from, to time.Duration) {
 	}
 	from = time.Duration((1 - idleMargin) * float64(time.Duration(max(0, head))*idleBin))
 	to = time.Duration((1 + idleMargin) * float64(time.Duration(tail+1)*idleBin))
+	if from == 0 {
+		to = max(to, KeepIdle) // memory for so long is cheaper than one request in a hundred that starts cold
+	}
 	return from, to
 }
 

@@ -39,3 +39,10 @@ func TestRegret(t *testing.T) {
 		t.Errorf("callers and holders cost %.1f %% more than with the best holders", 100*mean)
 	}
 }
+
+// TestWarmShare is the figure, with one seed.
+func TestWarmShare(t *testing.T) {
+	if share, n := WarmShare(rand.New(rand.NewPCG(3, 0))); share < 0.999 || n < 700_000 {
+		t.Errorf("%.3f %% of %d requests found their function loaded", 100*share, n)
+	}
+}

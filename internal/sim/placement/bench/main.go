@@ -31,6 +31,8 @@ func main() {
 	fmt.Printf("plan_full_ms %.0f\nplan_delta_ms %.1f\n", ms(full), ms(max(leave, join, function)))
 	fmt.Printf("plan_moves_pct %.2f\n", 100*placement.Moves(placement.World(r, 100, 1000)))
 	fmt.Printf("plan_regret_pct %.2f\n", regret(r, 200))
+	share, requests := placement.WarmShare(r)
+	fmt.Printf("warm_share_pct %.3f\nwarm_share_trials %d\n", 100*share, requests)
 }
 
 // regret returns the mean of some worlds, in percent.
