@@ -221,7 +221,7 @@ func (c *checker) survive() {
 
 func (c *checker) given() string { return strings.Join(c.rules.active(), " and ") }
 
-// max checks that max leaves room for the holders that pin and warm ask for.
+// max checks that max leaves room for the holders that pin, warm and callers ask for.
 func (c *checker) max() {
 	p := c.policy
 	switch {
@@ -232,12 +232,16 @@ func (c *checker) max() {
 		c.add("max = %d is less than the %d places of %s, each of which needs a holder: raise max or pin fewer", p.Max, len(p.Pin), c.rules.text(byPin))
 	default:
 		if n := c.warmHolders(); n > p.Max {
+			if len(p.Callers) > 0 {
+				c.add("max = %d is less than the %d holders that warm, pin and callers ask for: raise max, keep fewer warm, or run callers in one place", p.Max, n)
+				return
+			}
 			c.add("max = %d is less than the %d holders that warm and pin ask for: raise max or keep fewer warm", p.Max, n)
 		}
 	}
 }
 
-// warmHolders returns a number of holders that warm and pin need at least. Places that share no
+// warmHolders returns a number of holders that warm, pin and callers need at least: of callers, each run one. Places that share no
 // region add up, and of a place and those inside it, whichever need more count. Of places that
 // overlap in part it counts one; PlanFunction finds out about the others.
 func (c *checker) warmHolders() int {
@@ -256,6 +260,11 @@ func (c *checker) warmHolders() int {
 	for _, place := range slices.Sorted(maps.Keys(need)) {
 		areas = append(areas, area{c.regionsOf(place), need[place]})
 	}
+	for _, rule := range c.policy.Callers {
+		if run := c.runsIn(rule.Run); run != nil {
+			areas = append(areas, area{run, 1})
+		}
+	}
 	slices.SortStableFunc(areas, func(a, b area) int { return cmp.Compare(len(a.regions), len(b.regions)) })
 	var disjoint []area
 	for _, a := range areas {
@@ -273,6 +282,19 @@ func (c *checker) warmHolders() int {
 		sum += a.need
 	}
 	return max(sum, most)
+}
+
+// runsIn returns the regions of a list of places; nil = it names nodes or labels, which may be anywhere.
+func (c *checker) runsIn(run []string) map[perigee.Region]bool {
+	set := map[perigee.Region]bool{}
+	for _, s := range run {
+		t, _ := perigee.ParseTerm(s)
+		if t.Place == "" {
+			return nil
+		}
+		maps.Copy(set, c.regionsOf(s))
+	}
+	return set
 }
 
 // area is a set of regions that needs a number of holders.
