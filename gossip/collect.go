@@ -17,18 +17,19 @@ import (
 //	C(C(A) ∪ B) = C(A ∪ B), where B is what a node holds: who collected early and who collects late end up
 //	with the same.
 //
-// The third holds but for one thing: a removal that did not know of some deploys may make the claims to routes of
-// these as young as the oldest of them that is still here.
-//
 // So a node may be away for any time: what it brings back is refused by those who know better, by the names in
 // the records they have, and what nobody replaced is taken, however old. All of it is for one state of the
 // governing records (authority), which are never outlived; while one of those is on its way, nodes may
 // collect by another judgement, and hold the same again once they have it.
 
+// maxLines bounds the heads, the latest first, whose lines are looked at: who may deploy a function could make
+// thousands, and each line costs a walk through all.
+const maxLines = 16
+
 // outlived returns the pointers of a function that have no meaning, and the revisions that only those named.
 //
 // What is replaced stays where it is
-//   - the last pointer to one of the last revisions (keep of them) that a head replaced, back to a removal;
+//   - the last pointer to one of the last revisions (keep of them) that a head replaced, back to a removal, of maxLines heads;
 //   - the only one to name a pointer as replaced, so that this one is known if it comes again;
 //   - where the function's routes changed, or two lines of pointers met: how old a claim to a route is follows
 //     from these, the others of a line repeat what was asked before;
@@ -38,13 +39,13 @@ import (
 // Before a removal only the names count. The result is the same for what it leaves (idempotence), since a
 // pointer that goes takes no name with it.
 func (h *history) outlived(keep int, revisions []*entry, known map[perigee.Digest]*entry) (gone []*entry) {
-	c := collection{history: h, known: known, removed: map[perigee.Digest]bool{}, met: map[perigee.Digest]bool{}}
+	c := collection{history: h, known: known, removed: map[perigee.Digest]bool{}, pinned: map[perigee.Digest]bool{}}
 	list, floor := c.judged(), c.floor()
 	if len(list) == len(h.heads) && floor.hlc == 0 {
 		return nil // nothing is replaced or removed
 	}
 	last := map[perigee.Digest]bool{}
-	for _, head := range h.heads {
+	for _, head := range h.heads[max(0, len(h.heads)-maxLines):] {
 		served := c.served(head)
 		for _, e := range served[:min(keep, len(served))] {
 			last[e.id] = true
@@ -94,28 +95,61 @@ func (h *history) outlived(keep int, revisions []*entry, known map[perigee.Diges
 type collection struct {
 	*history
 	known   map[perigee.Digest]*entry // revisions with effect
-	removed map[perigee.Digest]bool   // pointers that a removal replaced
-	met     map[perigee.Digest]bool   // pointers that another one replaced together with others
+	removed map[perigee.Digest]bool   // pointers to which all lines from heads lead by way of a removal
+	pinned  map[perigee.Digest]bool   // pointers on which the line of another one rests
 }
 
-// judged returns the heads and what they replaced, latest first, and notes what removed and met say.
+// judged returns the heads and what they replaced, latest first, and notes what removed and pinned say.
 func (c *collection) judged() (list []*entry) {
 	for id, e := range c.byID {
 		if !c.replaced[id] && !c.effective[id] {
 			continue // it has no say
 		}
 		list = append(list, e)
-		if c.effective[id] && e.body.(*record.Pointer).Revision.IsZero() {
-			c.ancestors(e, c.removed)
-		}
-		if len(e.rec.Parents) > 1 {
-			for _, id := range e.rec.Parents {
-				c.met[id] = true
+		c.removed[id] = true
+		c.pin(e)
+	}
+	for todo := slices.Clone(c.heads); len(todo) > 0; {
+		e := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if c.removed[e.id] {
+			delete(c.removed, e.id)
+			if !c.effective[e.id] || !e.body.(*record.Pointer).Revision.IsZero() {
+				todo = append(todo, c.next(e)...)
 			}
 		}
 	}
 	slices.SortFunc(list, func(a, b *entry) int { return compareEntries(b, a) })
 	return list
+}
+
+// next returns the pointers before e, those without a revision here, too.
+func (c *collection) next(e *entry) []*entry {
+	list := c.before(e)
+	for _, id := range e.rec.Parents {
+		if c.hollow[id] {
+			list = append(list, c.byID[id])
+		}
+	}
+	return list
+}
+
+// pin notes which of the pointers before e must stay for the line that comes through e: all where lines meet, and
+// one whose own parent e does not name.
+func (c *collection) pin(e *entry) {
+	if len(e.rec.Parents) > 1 {
+		for _, id := range e.rec.Parents {
+			c.pinned[id] = true
+		}
+		return
+	}
+	for _, p := range c.before(e) {
+		for _, id := range p.rec.Parents {
+			if !slices.Contains(e.body.(*record.Pointer).Past, id) {
+				c.pinned[p.id] = true
+			}
+		}
+	}
 }
 
 // served returns the last pointer to each revision that a head replaced, latest first and back to a removal.
@@ -143,7 +177,7 @@ func (c *collection) floor() (floor stamp) {
 // repeats reports whether a pointer, one of a single line, asks for what the one before it did.
 func (c *collection) repeats(e *entry) bool {
 	before := c.before(e)
-	return len(e.rec.Parents) == 1 && !c.met[e.id] && len(before) == 1 &&
+	return len(e.rec.Parents) == 1 && !c.pinned[e.id] && len(before) == 1 &&
 		slices.Equal(c.routes(e), c.routes(before[0])) && c.routes(e) != nil
 }
 
@@ -256,10 +290,10 @@ func (c *Core) note(gone []*entry) {
 	}
 }
 
-// welcome forgets what was outlived if there are new pointers, which may be in conflict with what outlived it,
-// and name it.
+// welcome forgets what was outlived if there are new pointers, or revisions that give pointers their effect: they
+// may be in conflict with what outlived it, and name it.
 func (c *Core) welcome(entries []*entry) {
-	if slices.ContainsFunc(entries, func(e *entry) bool { return e.rec.Kind == record.KindPointer }) {
+	if slices.ContainsFunc(entries, func(e *entry) bool { return e.rec.Kind == record.KindPointer || e.rec.Kind == record.KindRevision }) {
 		clear(c.outlived)
 	}
 }

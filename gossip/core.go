@@ -57,6 +57,7 @@ type Core struct {
 
 	syncing  bool
 	nextSync time.Time
+	forget   time.Time // when to clear outlived
 	dueCheck time.Time // when to look at what waits for its time
 
 	out Effects

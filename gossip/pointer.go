@@ -14,6 +14,7 @@ type history struct {
 	byID      map[perigee.Digest]*entry
 	effective map[perigee.Digest]bool
 	replaced  map[perigee.Digest]bool // those that are not here any more, or not yet, among them
+	hollow    map[perigee.Digest]bool // whose revision is not here any more, or not yet
 	heads     []*entry                // effective and not replaced, best last
 	places    map[perigee.Digest]bool // effective, of an author who may only place
 	since     map[perigee.Digest]stamp
@@ -26,13 +27,21 @@ type history struct {
 //
 // A pointer whose author may only place (placesOnly) counts as old as what it replaces when heads are
 // compared. Else such a key could bring old code back, by a change of its placement that is stamped now.
-func newHistory(pointers []*entry, hasEffect func(*history, *entry) bool, placesOnly func(*entry) bool) *history {
+func newHistory(pointers, revisions []*entry, hasEffect func(*history, *entry) bool, placesOnly func(*entry) bool) *history {
 	h := &history{
 		byID: make(map[perigee.Digest]*entry, len(pointers)), effective: make(map[perigee.Digest]bool, len(pointers)), replaced: map[perigee.Digest]bool{},
+		hollow: map[perigee.Digest]bool{},
 		places: map[perigee.Digest]bool{}, since: make(map[perigee.Digest]stamp, len(pointers)),
+	}
+	here := map[perigee.Digest]bool{{}: true} // a removal needs none
+	for _, e := range revisions {
+		here[e.id] = true
 	}
 	for _, e := range pointers {
 		h.byID[e.id] = e
+		if !here[e.body.(*record.Pointer).Revision] {
+			h.hollow[e.id] = true
+		}
 		h.effective[e.id] = hasEffect(h, e)
 		h.since[e.id] = stampOf(e)
 		if h.effective[e.id] && placesOnly(e) {
@@ -97,10 +106,11 @@ func names(e *entry) []perigee.Digest {
 }
 
 // before returns the pointers that e replaced itself, as far as they are here. In the place of one that was
-// collected, which asked for what the one before it did, stands the nearest that is still here.
+// collected, which asked for what the one before it did, stands the nearest that is still here. One whose
+// revision is not here says no more than that.
 func (h *history) before(e *entry) (list []*entry) {
 	for _, id := range e.rec.Parents {
-		if p := h.byID[id]; p != nil {
+		if p := h.byID[id]; p != nil && !h.hollow[id] {
 			list = append(list, p)
 		}
 	}
@@ -108,7 +118,7 @@ func (h *history) before(e *entry) (list []*entry) {
 		return list
 	}
 	for _, id := range e.body.(*record.Pointer).Past {
-		if p := h.byID[id]; p != nil {
+		if p := h.byID[id]; p != nil && !h.hollow[id] {
 			return []*entry{p}
 		}
 	}
@@ -123,10 +133,10 @@ func (h *history) past() (ids []perigee.Digest) {
 			if !slices.Contains(ids, id) {
 				ids = append(ids, id)
 			}
+			if len(ids) > record.MaxPast {
+				return nil
+			}
 		}
-	}
-	if len(ids) > record.MaxPast {
-		return nil
 	}
 	return ids
 }

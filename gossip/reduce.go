@@ -88,7 +88,7 @@ func foldLineage(name string, revisions, pointers, secrets []*entry, auth *autho
 			l.named[e.revision.ID] = e.id
 		}
 	}
-	l.history = newHistory(pointers, func(h *history, e *entry) bool {
+	l.history = newHistory(pointers, revisions, func(h *history, e *entry) bool {
 		judge.pointer = func(_ string, id perigee.Digest) *entry { return h.pointer(id) }
 		return judge.verdict(e) == nil
 	}, auth.placesOnly)

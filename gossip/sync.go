@@ -17,6 +17,7 @@ const (
 	askTimeout   = 2 * time.Second  // the first, to a peer who perhaps is not there
 	syncTimeout  = time.Minute      // a whole comparison; a fresh node fetches everything in it, or in several
 	storageRetry = 10 * time.Second
+	forgetEvery  = 10 * time.Second // what was outlived may come again then: two nodes may have judged by different halves of it
 	pendingEvery = 200 * time.Millisecond
 
 	nearChance    = 0.8  // of comparing with a peer of the same region
@@ -35,6 +36,10 @@ func (c *Core) planSync(now time.Time) {
 
 // sync begins to compare the state with one peer.
 func (c *Core) sync(now time.Time) {
+	if !now.Before(c.forget) {
+		clear(c.outlived)
+		c.forget = now.Add(forgetEvery)
+	}
 	// A suspect may be well: a call is what finds out. Nobody waits for it.
 	suspects := slices.DeleteFunc(slices.Clone(c.peers), func(p Peer) bool { return !p.Suspect })
 	if len(suspects) > 0 && c.chance.Float64() < suspectChance {

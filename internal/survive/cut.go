@@ -30,7 +30,7 @@ type Cuts struct {
 }
 
 // PowerCuts runs nodes whose power fails, until it has failed n times. Each does what a node does with its
-// disk: it records regions and deploys, stores bundles and deletes those that were replaced, is killed and
+// disk: it records regions, deploys and removals, stores bundles and deletes those that were replaced, is killed and
 // starts again, and now and then its disk is full or fails for a moment.
 func (w *World) PowerCuts(ctx context.Context, seed uint64, n int) (Cuts, error) {
 	var sum Cuts
@@ -74,7 +74,7 @@ type belief[T any] struct {
 func (b belief[T]) or(x T) belief[T] { return belief[T]{append(slices.Clone(b.may), x), b.acked} }
 func sure[T any](x T) belief[T]      { return belief[T]{[]T{x}, true} }
 
-// deployed is a revision that is live.
+// deployed is a revision that is live; zero = the function is removed.
 type deployed struct {
 	record, bundle perigee.Digest
 	size           int
@@ -134,14 +134,16 @@ func (t *trial) step() error {
 }
 
 func (t *trial) act() error {
-	switch name := fmt.Sprintf("f%d", t.rng.IntN(4)); t.rng.IntN(10) {
+	switch name := fmt.Sprintf("f%d", t.rng.IntN(4)); t.rng.IntN(11) {
 	case 0, 1, 2, 3:
 		return t.addRegion(perigee.Region(fmt.Sprintf("r%d", t.rng.IntN(6))))
 	case 4, 5, 6:
 		return t.deploy(name)
 	case 7:
 		return t.collect()
-	case 8: // killed: what was written is in the system's memory
+	case 8:
+		return t.remove(name)
+	case 9: // killed: what was written is in the system's memory
 		return t.start()
 	default: // what rested on the disk is read again
 		return t.scrub()
@@ -193,6 +195,20 @@ func (t *trial) deploy(name string) error {
 		return err
 	}
 	t.functions[name] = sure(d)
+	return nil
+}
+
+// remove removes a function, and with it all records of it but this one.
+func (t *trial) remove(name string) error {
+	raw, err := t.sign(t.gossip.Heads(name), &record.Pointer{Function: name, Past: t.gossip.Past(name)})
+	if err != nil {
+		return err
+	}
+	if _, err := t.gossip.Submit(t.ctx, raw); err != nil {
+		t.functions[name] = t.functions[name].or(deployed{})
+		return err
+	}
+	t.functions[name] = sure(deployed{})
 	return nil
 }
 
@@ -276,6 +292,8 @@ func (t *trial) check() error {
 				lost("the bundle of %s: %v", name, err)
 			}
 			t.functions[name] = sure(b.may[i])
+		case fn == nil && slices.Contains(b.may, deployed{}):
+			t.functions[name] = sure(deployed{})
 		case fn != nil || b.acked:
 			lost("function %s is not at the revision that was deployed", name)
 		default:

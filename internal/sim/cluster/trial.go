@@ -220,7 +220,7 @@ func (t *trial) judge() {
 				t.verdict.Risen = append(t.verdict.Risen, what)
 			case needed && (!replaced[id] && !head || !n.core.Holds(id) || !c.revision.IsZero() && !n.core.Holds(c.revision)):
 				t.verdict.Lost = append(t.verdict.Lost, what)
-			case !needed && !n.core.Holds(id):
+			case c.acked && !needed && !n.core.Holds(id):
 				t.verdict.Gone++
 			}
 		}
