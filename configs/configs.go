@@ -67,6 +67,9 @@ type Node struct {
 	MaxConnectionsPerIP int           `toml:"max_connections_per_ip"` // of one client
 	MinBodyRate         perigee.Bytes `toml:"min_body_rate"`          // a second, of a request's body; 0 = as slow as it likes
 
+	TraceEndpoint string `toml:"trace_endpoint"` // URL of a collector of OpenTelemetry traces; "" = none
+	TraceOneOf    int    `toml:"trace_one_of"`   // so many requests without a trace: one begins a sampled one; 0 = none does
+
 	Compress bool `toml:"compress"` // bodies for clients that ask for zstd, br or gzip
 
 	LogLevel  string `toml:"log_level"`  // "debug", "info", "warn" or "error"
@@ -175,6 +178,12 @@ func (n Node) Check() error {
 	}
 	if n.MaxConnectionsPerIP < 1 {
 		ps.Add("max_connections_per_ip", "%d connections would shut everybody out: use a number like %d", n.MaxConnectionsPerIP, Default().MaxConnectionsPerIP)
+	}
+	if u, err := url.Parse(n.TraceEndpoint); n.TraceEndpoint != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		ps.Add("trace_endpoint", `%.80q is no URL of a collector: write one like "http://127.0.0.1:4318/v1/traces"`, n.TraceEndpoint)
+	}
+	if n.TraceOneOf < 0 {
+		ps.Add("trace_one_of", "%d is no number of requests: use one like 100, or 0 to trace only what clients ask for", n.TraceOneOf)
 	}
 	if n.MinBodyRate < 0 {
 		ps.Add("min_body_rate", `%s is less than nothing: use "0B" for as slow as clients like`, n.MinBodyRate)

@@ -104,6 +104,9 @@ type Config struct {
 	MaxConns      int // open connections of clients; default 20,000
 	MaxConnsPerIP int // of one client: an IPv4 address, or an IPv6 network of 64 bits; default 500
 
+	Spans       Spans   // gets the spans of sampled traces; nil = nobody
+	TraceSample float64 // part of the requests without a trace of their own that begin a sampled one, 0 to 1
+
 	DisableCompression bool // bodies go as functions wrote them, also to clients that ask for zstd, br or gzip
 
 	AccessLog io.Writer // gets a line of JSON per request, one Write each; nil = none
@@ -189,6 +192,8 @@ func (cfg *Config) fill() error {
 		return errors.New("edgeproxy: HTTPS needs SignWeb and CertDir")
 	case cfg.StallTimeout < 0 || cfg.IdleTimeout < 0:
 		return errors.New("edgeproxy: timeouts can't be negative")
+	case !(cfg.TraceSample >= 0 && cfg.TraceSample <= 1):
+		return fmt.Errorf("edgeproxy: trace sample %v: want 0 to 1", cfg.TraceSample)
 	case cfg.MaxConns < 0 || cfg.MaxConnsPerIP < 0:
 		return errors.New("edgeproxy: bounds of connections can't be negative")
 	case cfg.OnHTTP3 != nil && cfg.HTTPS == "" && cfg.OnHTTPS == nil:

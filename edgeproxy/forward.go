@@ -200,7 +200,9 @@ func (v *visit) runHere(ctx context.Context, c *placement.Candidate) error {
 	defer view.Close()
 	out.Body = view
 	v.facts.dress(out.Header, v.proxy.cfg.Region, v.in.Host)
+	span := v.child("run", SpanInternal, out.Header)
 	result, err := v.proxy.cfg.Local.Invoke(ctx, v.fn, v.revision(c.Node), localAnswer{&v.answer, v.report}, out)
+	v.endChild(span, c.Node, err)
 	var hop *perigee.HopError
 	if errors.As(err, &hop) {
 		v.unexpect()
@@ -227,7 +229,9 @@ func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, 
 	f = v.fly(ctx, f, others)
 	defer f.end()
 	if f.err != nil {
-		return f.to.Node, v.hopFailed(ctx, f.err, f.trip)
+		err := v.hopFailed(ctx, f.err, f.trip)
+		v.endChild(f.span, f.to.Node, err)
+		return f.to.Node, err
 	}
 	if f.to != c {
 		f.to.Reason = placement.ReasonHedge
@@ -247,6 +251,7 @@ func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, 
 	}
 	f.trip.report(f.load, time.Now())
 	v.proxy.metrics.hops.WithLabelValues(hopOutcome(err)).Inc()
+	v.endChild(f.span, f.to.Node, err)
 	return f.to.Node, err
 }
 
@@ -273,6 +278,7 @@ func (v *visit) flight(ctx context.Context, c *placement.Candidate, tr *trip, co
 	dropInternal(f.out.Header) // of an earlier try here
 	f.out.Body = v.sending()
 	meta.put(f.out.Header)
+	f.span = v.child("hop", SpanClient, f.out.Header)
 	return f
 }
 

@@ -109,6 +109,7 @@ type flight struct {
 	resp   *http.Response
 	load   perigee.Load
 	err    error
+	span   *Span // nil = not traced
 }
 
 // fly sends the request and waits for the head of the response.

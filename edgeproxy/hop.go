@@ -57,7 +57,9 @@ func (p *Proxy) serveHop(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer p.hops.leave()
+	span := p.hopSpan(r.Header, m.function)
 	outcome := p.runHop(hw, r, &m, fn)
+	p.endHopSpan(span, &m, outcome)
 	p.metrics.served.WithLabelValues(outcome).Inc()
 	if outcome == hopCutOff || outcome == hopGivenUp {
 		panic(http.ErrAbortHandler)

@@ -75,8 +75,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.answer.altSvc = p.altSvc
 	}
 	v.answer.last = r.ProtoMajor == 1 && p.draining.Load()
-	if _, has := r.Header[headerTrace]; has || p.access != nil { // else nobody would see it
+	if _, has := r.Header[headerTrace]; has || p.access != nil || p.cfg.Spans != nil { // else nobody would see it
 		v.trace = traceOf(r.Header)
+		v.sample()
 	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
 		v.body = newBody(r, &v.stall, p.cfg.MinBodyRate)
@@ -384,6 +385,7 @@ func (v *visit) end() {
 		gaveUp(v.in.Context())
 	}
 	p.metrics.request(v.answer.status, v.receipt.Start, v.where, took)
+	v.record(took)
 	if p.access != nil {
 		p.access.visit(v, took)
 	}

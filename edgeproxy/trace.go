@@ -17,6 +17,7 @@ const (
 type trace struct {
 	traceID [16]byte
 	spanID  [8]byte // of this gateway's part
+	parent  [8]byte // of the client's, if follows
 	flags   byte
 	follows bool // a trace that the client began
 }
@@ -60,7 +61,7 @@ func (t *trace) parse(s string) bool {
 	if !ok {
 		return false
 	}
-	t.traceID, t.flags = id, flags&1 // the others mean nothing here
+	t.traceID, t.parent, t.flags = id, parent, flags&1 // the others mean nothing here
 	return true
 }
 

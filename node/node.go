@@ -35,6 +35,7 @@ import (
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
 	"github.com/perigee-edge/perigee/edgeproxy/dns"
 	"github.com/perigee-edge/perigee/edgeproxy/geo"
+	"github.com/perigee-edge/perigee/edgeproxy/otlp"
 	"github.com/perigee-edge/perigee/gossip"
 	"github.com/perigee-edge/perigee/internal/bundle"
 	"github.com/perigee-edge/perigee/internal/digest"
@@ -80,6 +81,7 @@ type Node struct {
 	issuer    *issuer
 	webCerts  *webCerts
 	tickets   *tickets
+	traces    *otlp.Exporter // nil = none are sent
 
 	usage     *usage.Table
 	lines     *lines
@@ -242,12 +244,20 @@ func (n *Node) wireFront(web *webSigner) error {
 		return fmt.Errorf("the cluster's web CA: %w", err)
 	}
 	me := n.Claims()
+	var spans edgeproxy.Spans
+	if n.cfg.TraceEndpoint != "" {
+		n.traces, err = otlp.New(otlp.Config{Endpoint: n.cfg.TraceEndpoint, Node: me.ID, Region: me.Region, Logger: n.log})
+		if err != nil {
+			return err
+		}
+		spans = n.traces
+	}
 	n.proxy, err = edgeproxy.New(edgeproxy.Config{
 		Self: me.ID, Region: me.Region, View: n.View, Rollout: n.rollouts.of, Local: local{n}, WarmUp: local{n}.warmUp, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, WithAccepted: peerlink.WithAccepted, Peer: peerOf,
 		Client: n.locator.Client, Measured: n.distances.observe,
 		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, Mark: n.mark, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
 		Shared: n.webCerts.forHost, TicketKeys: n.tickets.forHost, Challenges: n.challenges,
-		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate, DisableCompression: n.cfg.NoCompression,
+		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate, DisableCompression: n.cfg.NoCompression, Spans: spans, TraceSample: n.cfg.TraceSample,
 		AccessLog: n.cfg.AccessLog, ProxyProtocol: n.cfg.ProxyProtocol, Trusted: n.cfg.Trusted,
 		Receipt: n.cfg.Receipt, Steer: n.cfg.Steer, Logger: n.log, Metrics: edgeproxy.NewMetrics(n.registry),
 	})

@@ -70,6 +70,9 @@ func (n *Node) Run(ctx context.Context) error {
 	n.readiness.start(time.Now())
 	n.awaitTurn(ctx, failed)
 	outer := []part{start("edgeproxy", n.proxy.Run), places}
+	if n.traces != nil {
+		outer = append(outer, start("traces", n.traces.Run)) // stopped after the last request
+	}
 	var health []part
 	if n.health != nil {
 		health = append(health, start("health", func(ctx context.Context) error { return serve(ctx, n.health, n.healthHandler()) }))

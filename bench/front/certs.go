@@ -25,7 +25,8 @@ import (
 // The sizes of the certificate figures.
 const (
 	readyHosts = 15      // new hosts timed
-	killHosts  = 10      // hosts whose issuer is killed amid the order
+	orderHosts = 100     // new hosts whose orders are counted
+	killEvery  = 5       // of those, the issuer is killed amid the order
 	stormNames = 100_000 // handshakes for names that no function has
 )
 
@@ -322,13 +323,19 @@ func (c *caCluster) storm() error {
 
 var orderedBy = regexp.MustCompile(`being ordered by (\w+)-1`)
 
-// kills kills the issuer of a new host amid its order, and brings it back after another has taken over.
+// kills deploys new hosts, kills the issuer of some of them amid its order, and brings it back after another has taken over.
 func (c *caCluster) kills(module []byte) error {
 	worst, killed := 0, 0
-	for i := range killHosts {
+	for i := range orderHosts {
 		name := fmt.Sprintf("kill%d", i)
 		if err := c.deploy(0, name, module); err != nil {
 			return err
+		}
+		if i%killEvery > 0 {
+			if err := c.await(name, []int{0, 1, 2}, 90*time.Second); err != nil {
+				return err
+			}
+			continue
 		}
 		who := ""
 		for began := time.Now(); who == "" && time.Since(began) < 10*time.Second && !c.good(0, name); {
@@ -374,12 +381,12 @@ func (c *caCluster) kills(module []byte) error {
 	if killed == 0 {
 		return errors.New("no issuer was caught amid an order")
 	}
-	for i := range killHosts {
+	for i := range orderHosts {
 		n := c.ca.count(fmt.Sprintf(`Value:"kill%d.shop.example"}, Challenge:`, i))
 		worst = max(worst, n-1)
 	}
 	figure("duplicate_orders", float64(worst))
-	figure("duplicate_orders_trials", float64(killHosts))
+	figure("duplicate_orders_trials", float64(orderHosts))
 	figure("duplicate_orders_kills", float64(killed))
 	return nil
 }

@@ -234,6 +234,7 @@ func (r *runner) run(ctx context.Context) error {
 		DiskReserve: r.cfg.DiskReserve, Trial: time.Duration(r.cfg.TrialTime), DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny,
 		GeoDatabases: besideAll(r.path, r.cfg.GeoDatabases), DNS: r.cfg.DNS, DNSZones: r.cfg.DNSZones, DNSServers: r.cfg.DNSServers,
 		DisableHTTP3: !r.cfg.HTTP3, MaxConns: r.cfg.MaxConnections, MaxConnsPerIP: r.cfg.MaxConnectionsPerIP, MinBodyRate: minBodyRate(r.cfg), NoCompression: !r.cfg.Compress,
+		TraceEndpoint: r.cfg.TraceEndpoint, TraceSample: traceSample(r.cfg),
 		ProxyProtocol: configs.Prefixes(r.cfg.ProxyProtocol), Trusted: configs.Prefixes(r.cfg.TrustedProxies),
 		Receipt: r.cfg.Receipt, Steer: r.cfg.Steer, Logger: r.log,
 	})
@@ -295,6 +296,14 @@ func acmeConfig(path string, cfg configs.Node) (ca acme.Config, err error) {
 		ca.DNS = &acme.DNS{Server: cfg.ACMEDNS, KeyName: key[0], Algorithm: key[1], Key: key[2]}
 	}
 	return ca, nil
+}
+
+// traceSample is the part of the requests that are to be traced.
+func traceSample(cfg configs.Node) float64 {
+	if cfg.TraceOneOf == 0 {
+		return 0
+	}
+	return 1 / float64(cfg.TraceOneOf)
 }
 
 // minBodyRate is in the form of node.Config, where 0 is the default and not "as slow as it likes".

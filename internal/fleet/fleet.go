@@ -42,6 +42,7 @@ type Config struct {
 	Near  bool // no distances: every packet arrives at once
 
 	OutboundAllow []string // node.Config's
+	TraceEndpoint string   // likewise
 
 	Trial time.Duration // how long a new revision is watched on one node before it goes on; default 50 ms
 
@@ -207,7 +208,7 @@ func (f *Fleet) launch(dir node.Dir, region perigee.Region, socket net.PacketCon
 func (f *Fleet) run(m *Member, socket net.PacketConn, https string) error {
 	cfg := node.Config{
 		Dir: m.Dir, Socket: socket, HTTPS: https, CodeDir: f.cfg.CodeDir, Admit: f.cfg.Admit,
-		DrainTimeout: drainTimeout, Trial: f.cfg.Trial, Receipt: f.cfg.Receipt, OutboundAllow: f.cfg.OutboundAllow, Logger: f.cfg.Logger,
+		DrainTimeout: drainTimeout, Trial: f.cfg.Trial, Receipt: f.cfg.Receipt, OutboundAllow: f.cfg.OutboundAllow, TraceEndpoint: f.cfg.TraceEndpoint, Logger: f.cfg.Logger,
 	}
 	if f.cfg.Plain {
 		cfg.HTTP = "127.0.0.1:0"
