@@ -182,9 +182,14 @@ func issuers(view *perigee.View) (ids []perigee.NodeID) {
 
 // responsible returns the issuer that looks after a name; "" = none is up that may: whoever orders a
 // certificate holds its key, so it must be within the residency of the functions behind the name.
-func (s *issuer) responsible(view *perigee.View, name string) (best perigee.NodeID) {
+func (s *issuer) responsible(view *perigee.View, name string) perigee.NodeID {
+	return responsibleOf(view, name, issuers(view))
+}
+
+// responsibleOf is responsible among some issuers.
+func responsibleOf(view *perigee.View, name string, ids []perigee.NodeID) (best perigee.NodeID) {
 	var most uint64
-	for _, id := range issuers(view) {
+	for _, id := range ids {
 		if _, ok := placement.Terminates(view.Desired, name, view.Observed.Nodes[id].NodeClaims); !ok {
 			continue
 		}

@@ -75,14 +75,20 @@ func exposed(view *perigee.View, e *perigee.WebEntry) bool {
 	return false
 }
 
+// giver returns the issuer that hands something on: of those that can open it. The one responsible for its name may
+// have come, or come back, after it was sealed.
+func giver(view *perigee.View, name string, env *identity.Envelope) perigee.NodeID {
+	return responsibleOf(view, name, slices.DeleteFunc(issuers(view), func(id perigee.NodeID) bool { return !env.SealedTo(id) }))
+}
+
 // handOn seals what is shared already to nodes that came later.
 func (s *issuer) handOn(ctx context.Context, view *perigee.View) {
 	for name, e := range view.Desired.Web {
-		if s.responsible(view, name.Name) != s.self() || !e.Expires.IsZero() && time.Now().After(e.Expires) {
+		if !e.Expires.IsZero() && time.Now().After(e.Expires) {
 			continue
 		}
 		env, err := identity.ParseEnvelope(e.Sealed)
-		if err != nil || !env.SealedTo(s.self()) {
+		if err != nil || giver(view, name.Name, env) != s.self() {
 			continue
 		}
 		if !slices.ContainsFunc(s.recipients(view, name), func(r identity.Recipient) bool { return !env.SealedTo(r.Node) }) {

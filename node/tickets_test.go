@@ -3,6 +3,7 @@ package node
 import (
 	"crypto/ecdh"
 	"crypto/rand"
+	"fmt"
 	"testing"
 	"time"
 
@@ -54,25 +55,7 @@ func TestTicketsRotate(t *testing.T) {
 
 // TestTicketsLeaked notices keys that a node has which may not have them: it is outside, or was removed.
 func TestTicketsLeaked(t *testing.T) {
-	key, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sealed := func(ids ...perigee.NodeID) *perigee.WebEntry {
-		e := &perigee.WebEntry{WebName: perigee.WebName{Item: perigee.WebTickets, Name: "b.fn.example"}}
-		var to []identity.Recipient
-		for _, id := range ids {
-			to = append(to, identity.Recipient{Node: id, Key: key.PublicKey().Bytes()})
-		}
-		env, err := identity.Seal([]byte("keys"), to, identity.SealContext{Kind: "web-tickets", Name: "b.fn.example", Version: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e.Sealed, err = env.Marshal(); err != nil {
-			t.Fatal(err)
-		}
-		return e
-	}
+	sealed := func(ids ...perigee.NodeID) *perigee.WebEntry { return sealedTo(t, "b.fn.example", ids...) }
 	fn := &perigee.Function{Name: "b", Live: &perigee.Revision{Manifest: perigee.Manifest{
 		Name: "b", Routes: []perigee.Route{{Host: "b.fn.example", Path: "/"}}, Placement: perigee.Policy{Residency: []string{"eu"}},
 	}}}
@@ -88,5 +71,48 @@ func TestTicketsLeaked(t *testing.T) {
 	v.Desired = perigee.NewDesired(d)
 	if !leaked(v, sealed("i-fra-1", "n-ams-1")) {
 		t.Error("keys that a removed node has count as safe")
+	}
+}
+
+// sealedTo is something that is sealed to nodes.
+func sealedTo(t *testing.T, name string, ids ...perigee.NodeID) *perigee.WebEntry {
+	t.Helper()
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &perigee.WebEntry{WebName: perigee.WebName{Item: perigee.WebTickets, Name: name}}
+	var to []identity.Recipient
+	for _, id := range ids {
+		to = append(to, identity.Recipient{Node: id, Key: key.PublicKey().Bytes()})
+	}
+	env, err := identity.Seal([]byte("keys"), to, identity.SealContext{Kind: "web-tickets", Name: name, Version: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Sealed, err = env.Marshal(); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// TestGiver has an issuer that can open something hand it on, also to the one responsible that came back after it
+// was sealed.
+func TestGiver(t *testing.T) {
+	v := issuerView(map[perigee.NodeID]perigee.NodeState{"i-fra-1": perigee.NodeAlive, "i-wdc-1": perigee.NodeAlive, "i-syd-1": perigee.NodeDead})
+	responsible := map[perigee.NodeID]bool{}
+	for i := range 20 {
+		name := fmt.Sprintf("h%d.example.com", i)
+		responsible[(&issuer{}).responsible(v, name)] = true
+		env, err := identity.ParseEnvelope(sealedTo(t, name, "i-fra-1", "i-syd-1").Sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := giver(v, name, env); got != "i-fra-1" {
+			t.Errorf("%s is sealed to an issuer that is up, and %q hands it on", name, got)
+		}
+	}
+	if !responsible["i-wdc-1"] {
+		t.Error("no name of the one that has nothing")
 	}
 }
