@@ -64,14 +64,14 @@ func TestBundlePeers(t *testing.T) {
 		}
 		return resp.StatusCode, string(b)
 	}
-	frame := func(b []byte) string {
+	frame := func(records ...[]byte) string {
 		var out bytes.Buffer
-		if err := writeFrame(&out, b); err != nil {
+		if err := writeFrames(&out, records...); err != nil {
 			t.Fatal(err)
 		}
 		return out.String()
 	}
-	_, elsewhere, _ := s.sign(s.pack("elsewhere", guest("3"), perigee.Policy{Pin: []string{"wdc"}}))
+	_, elsewhere, toElsewhere := s.sign(s.pack("elsewhere", guest("3"), perigee.Policy{Pin: []string{"wdc"}}))
 	good := s.pack("good", guest("4"), perigee.Policy{})
 	goodRev, goodRecord, pointer := s.sign(good)
 	_, forged, err := record.Sign(mustKey(t), s.m.genesis.Cluster, s.gossip.Now(), nil, &record.Revision{Manifest: *good.m, Bundle: good.archive.Digest, Size: perigee.Bytes(good.archive.Size)})
@@ -80,6 +80,10 @@ func TestBundlePeers(t *testing.T) {
 	}
 	huge := *good.m
 	_, hugeRecord, err := record.Sign(s.operator, s.m.genesis.Cluster, s.gossip.Now(), nil, &record.Revision{Manifest: huge, Bundle: good.archive.Digest, Size: maxArchive + 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, toHuge, err := record.Sign(s.operator, s.m.genesis.Cluster, s.gossip.Now(), nil, &record.Pointer{Function: huge.Name, Revision: record.ID(hugeRecord)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,20 +106,20 @@ func TestBundlePeers(t *testing.T) {
 		{"nothing", "POST", "/bundles", "", 400, "EOF"},
 		{"a frame that is too large", "POST", "/bundles", "\xff\xff\xff\xff", 400, "the limit is"},
 		{"half a frame", "POST", "/bundles", "\x00\x00\x00\x09abc", 400, "unexpected EOF"},
-		{"no record", "POST", "/bundles", frame([]byte("x")), 409, "decode record"},
-		{"another kind of record", "POST", "/bundles", frame(pointer), 409, ""},
-		{"nobody's revision", "POST", "/bundles/offer", frame(forged), 409, "not known"},
-		{"a size out of bounds", "POST", "/bundles/offer", frame(hugeRecord), 409, "want 1 to"},
-		{"one that this node may not hold", "POST", "/bundles/offer", frame(elsewhere), 409, "fra-1 in fra may not hold elsewhere"},
-		{"and brought all the same", "POST", "/bundles", frame(elsewhere) + content, 409, "may not hold"},
-		{"fetch from itself", "POST", "/bundles/fetch/fra-1", frame(goodRecord), 400, "another node"},
-		{"fetch from a name that is none", "POST", "/bundles/fetch/A_B", frame(goodRecord), 400, "another node"},
-		{"fetch from nobody", "POST", "/bundles/fetch/nobody", frame(goodRecord), 409, "nobody"},
-		{"a bundle that is not the one named", "POST", "/bundles", frame(goodRecord) + strings.Replace(content, "handler", "Handler", 1), 409, "instead"},
-		{"a new one", "POST", "/bundles/offer", frame(goodRecord), 200, offerSend},
-		{"and its bytes", "POST", "/bundles", frame(goodRecord) + content, 204, ""},
-		{"again", "POST", "/bundles/offer", frame(goodRecord), 200, offerHave},
-		{"and no bytes", "POST", "/bundles", frame(goodRecord), 204, ""},
+		{"no record", "POST", "/bundles", frame([]byte("x"), pointer), 409, "decode record"},
+		{"another kind of record", "POST", "/bundles", frame(pointer, pointer), 409, ""},
+		{"nobody's revision", "POST", "/bundles/offer", frame(forged, pointer), 409, "not known"},
+		{"a size out of bounds", "POST", "/bundles/offer", frame(hugeRecord, toHuge), 409, "want 1 to"},
+		{"one that this node may not hold", "POST", "/bundles/offer", frame(elsewhere, toElsewhere), 409, "fra-1 in fra may not hold elsewhere"},
+		{"and brought all the same", "POST", "/bundles", frame(elsewhere, toElsewhere) + content, 409, "may not hold"},
+		{"fetch from itself", "POST", "/bundles/fetch/fra-1", frame(goodRecord, pointer), 400, "another node"},
+		{"fetch from a name that is none", "POST", "/bundles/fetch/A_B", frame(goodRecord, pointer), 400, "another node"},
+		{"fetch from nobody", "POST", "/bundles/fetch/nobody", frame(goodRecord, pointer), 409, "nobody"},
+		{"a bundle that is not the one named", "POST", "/bundles", frame(goodRecord, pointer) + strings.Replace(content, "handler", "Handler", 1), 409, "instead"},
+		{"a new one", "POST", "/bundles/offer", frame(goodRecord, pointer), 200, offerSend},
+		{"and its bytes", "POST", "/bundles", frame(goodRecord, pointer) + content, 204, ""},
+		{"again", "POST", "/bundles/offer", frame(goodRecord, pointer), 200, offerHave},
+		{"and no bytes", "POST", "/bundles", frame(goodRecord, pointer), 204, ""},
 		{"what is not recorded yet", "GET", "/bundles/good/" + string(goodRev.ID) + "/slices/0", "", 200, content},
 		{"no such path", "DELETE", "/bundles", "", 405, ""},
 	} {
@@ -128,7 +132,7 @@ func TestBundlePeers(t *testing.T) {
 	})
 	s.setDraining()
 	wait(t, 5*time.Second, "it sees that it drains", func() bool { return s.View().Observed.Nodes["fra-1"].Draining })
-	if status, body := ask("POST", "/bundles/offer", strings.NewReader(frame(goodRecord))); status != 409 || !strings.Contains(body, "stopping") {
+	if status, body := ask("POST", "/bundles/offer", strings.NewReader(frame(goodRecord, pointer))); status != 409 || !strings.Contains(body, "stopping") {
 		t.Errorf("while it drains: %d %s", status, body)
 	}
 	if err := s.Node.Run(t.Context()); err == nil {
