@@ -22,7 +22,7 @@ func TestMove(t *testing.T) {
 	op := operator(f, f.Member("wdc-1")) // which never has the bundle
 	fn := pack(t, "shop", wasmtest.Environ(), perigee.Policy{Pin: []string{"fra"}, Near: perigee.NearClient})
 	fn.Secrets = []string{"DB"}
-	if _, _, err := op.SetSecret(t.Context(), "shop", "DB", []byte("hunter2"), &fn.Placement); err != nil {
+	if _, _, err := f.Operator().SetSecret(t.Context(), "shop", "DB", []byte("hunter2"), &fn.Placement); err != nil {
 		t.Fatal(err)
 	}
 	first := deploy(t, f, fn)
@@ -73,7 +73,7 @@ func TestMove(t *testing.T) {
 	if keys("syd-1") != 1 {
 		t.Errorf("syd-1 keeps %d keys of secrets, want the one it was handed", keys("syd-1"))
 	}
-	if _, err := op.SetPlacement(t.Context(), "shop", &perigee.Policy{Residency: []string{"eu"}, Near: perigee.NearClient}, ""); err != nil {
+	if _, err := op.SetPlacement(t.Context(), "shop", &perigee.Policy{Residency: []string{"eu"}, Near: perigee.NearClient, Max: 2}, ""); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 20*time.Second, "syd-1 and wdc-1 keep no key and no byte", func() error {
@@ -90,7 +90,7 @@ func TestMove(t *testing.T) {
 	fn.Secrets = []string{"DB"}
 	second := deploy(t, f, fn)
 	for _, want := range []perigee.RevisionID{second.Revision, first.Revision} {
-		if s := status(t, op, "shop"); s.Live.ID != want || !slices.Equal(s.Policy().Residency, []string{"eu"}) || len(s.Policy().Pin) > 0 {
+		if s := status(t, op, "shop"); s.Live.ID != want || !slices.Equal(s.Policy().Residency, []string{"eu"}) || len(s.Policy().Pin) > 0 || s.Policy().Max != 2 {
 			t.Errorf("revision %s with %+v, want %s in eu", s.Live.ID, s.Policy(), want)
 		}
 		if want == second.Revision {
