@@ -92,6 +92,8 @@ type Node struct {
 	health    net.Listener // nil = off
 	readiness readiness
 
+	advertised netip.AddrPort // where peers reach the mesh port
+
 	mark     handover.Mark // of this process's QUIC connections
 	upgrades chan string   // programs that are to take over; Run takes them
 	upgrade  upgradeState
@@ -208,8 +210,8 @@ const dialTimeout = 1500 * time.Millisecond
 
 // wireMesh makes the link and gossip, which rest on each other.
 func (n *Node) wireMesh(files vfs.FS, control http.Handler, join *joinServer) error {
-	advertise, err := n.advertise()
-	if err != nil {
+	var err error
+	if n.advertised, err = n.advertise(); err != nil {
 		return err
 	}
 	// Derived from the key, it lets peers notice at once that a node which died is back.
@@ -226,7 +228,7 @@ func (n *Node) wireMesh(files vfs.FS, control http.Handler, join *joinServer) er
 	n.standing = &standing{m: n.m, addrs: n.knownAddrs, log: n.log, refused: make(chan struct{}, 1)}
 	n.gossip, err = gossip.New(gossip.Config{
 		Identity: n.m.identity, Genesis: n.m.genesisRecord, Dir: n.cfg.Dir.path("state"), FS: files, Mesh: mesh{n.link, n.standing.noteRefusal},
-		GossipKey: n.m.gossipKey, Advertise: advertise, Seeds: n.seeds.addrPorts,
+		GossipKey: n.m.gossipKey, Advertise: n.advertised, Seeds: n.seeds.addrPorts,
 		Row:           perigee.Row{Version: perigee.Version, HTTPS: n.HTTPSAddr(), Memory: n.cfg.MemoryBudget},
 		CheckManifest: func(m *perigee.Manifest) error { return bundle.CheckManifest(m, nil) },
 		Read:          n.readRecords, Boot: bootID(),

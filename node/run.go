@@ -62,7 +62,7 @@ func (n *Node) Run(ctx context.Context) error {
 	places := start("geo", n.locator.Run)
 	issue := start("issuer", n.issuer.run)
 	// Stopped in the other order; monitoring hears until the end why the node is not ready.
-	inner := []part{start("standing", n.standing.run), scale, near, disk, scrub, keep, issue, admin, replicate, renew, follow, gossip}
+	inner := []part{start("address", n.watchAddress), start("standing", n.standing.run), scale, near, disk, scrub, keep, issue, admin, replicate, renew, follow, gossip}
 	var dns []part
 	if n.dns != nil { // it goes last: others hear from it that this node drains
 		dns = append(dns, start("dns", n.dns.Run), start("distances", n.distances.run))

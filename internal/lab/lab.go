@@ -186,6 +186,7 @@ func (l *Lab) Heal() {
 func (l *Lab) Close() error {
 	for _, n := range l.Nodes() {
 		n.Kill()
+		n.endStrays()
 	}
 	l.net.close()
 	for _, n := range l.Nodes() {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -180,6 +181,17 @@ func (n *Node) PID() int {
 // nothing.
 func (n *Node) Kill() {
 	_ = n.end(context.Background(), syscall.SIGKILL)
+}
+
+// endStrays ends what still runs in the node's directory: the successors of its program are no children of the lab.
+func (n *Node) endStrays() {
+	links, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, link := range links {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+		if cwd, _ := os.Readlink(link); err == nil && pid != os.Getpid() && cwd == n.Dir {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // Stop asks the program in the background to end (SIGTERM), waits for it, and returns what it failed with.

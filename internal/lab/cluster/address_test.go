@@ -73,3 +73,29 @@ func TestMove(t *testing.T) {
 		s.answers(10*time.Second, m, "hello", "hi")
 	}
 }
+
+// TestMoveWhileRunning gives a node another address while it runs: it tells the others by itself, and keeps its
+// name and its work.
+func TestMoveWhileRunning(t *testing.T) {
+	s := begin(t, "fra", "wdc", "mad")
+	fra, wdc, mad := s.member("fra"), s.member("wdc"), s.member("mad")
+	s.deploy(fra, "hello", "hi", `placement.pin = ["mad"]`)
+	s.answers(15*time.Second, wdc, "hello", "hi")
+
+	s.must(mad.Move())
+	s.until(60*time.Second, "seen at the new address", func() error {
+		for _, m := range []*cluster.Member{fra, wdc} {
+			n, err := s.state(m, "mad-1")
+			if err != nil {
+				return err
+			}
+			if n.State != perigee.NodeAlive || n.Addr.Addr() != mad.Addr() {
+				return fmt.Errorf("%s sees mad-1 %s at %s, want %s", m.ID, n.State, n.Addr, mad.Addr())
+			}
+		}
+		return nil
+	})
+	for _, m := range s.Members() {
+		s.answers(20*time.Second, m, "hello", "hi")
+	}
+}
