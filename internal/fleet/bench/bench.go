@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,13 +27,15 @@ const (
 )
 
 func main() {
-	if err := run(context.Background()); err != nil {
+	hop := flag.Bool("hop", false, "measure only what a hop adds")
+	flag.Parse()
+	if err := run(context.Background(), *hop); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context, hop bool) error {
 	admit, err := filepath.Abs("bin/perigee")
 	if err != nil {
 		return err
@@ -59,10 +62,53 @@ func run(ctx context.Context) error {
 	if err := deploys(ctx, near, m, archive); err != nil {
 		return err
 	}
+	if err := hopVsLocal(ctx, near, m); err != nil || hop {
+		return err
+	}
 	if err := local(ctx, near, m); err != nil {
 		return err
 	}
 	return joins(ctx, near)
+}
+
+// hopVsLocal measures what a hop adds: requests in turns to a node that holds the function and to one that
+// does not, over connections that stay.
+func hopVsLocal(ctx context.Context, f *fleet.Fleet, m *perigee.Manifest) error {
+	s, _, err := f.Operator().Function(ctx, m.Name)
+	if err != nil {
+		return err
+	}
+	var holder, other *fleet.Member
+	for _, member := range f.Members() {
+		if slices.Contains(s.Plan.Holders, member.ID()) {
+			holder = member
+		} else {
+			other = member
+		}
+	}
+	if holder == nil || other == nil {
+		return fmt.Errorf("holders of %s are %v: there must be one, and a node that is none", m.Name, s.Plan.Holders)
+	}
+	const warmUp, turns = 500, 4000
+	clients := []*http.Client{f.Client(holder), f.Client(other)}
+	var took [2][]time.Duration
+	for i := range warmUp + turns {
+		for n, client := range clients {
+			d, err := get(ctx, client, s.URLs[0])
+			if err != nil {
+				return err
+			}
+			if i >= warmUp {
+				took[n] = append(took[n], d)
+			}
+		}
+	}
+	for _, client := range clients {
+		client.CloseIdleConnections()
+	}
+	local, hop := median(took[0]), median(took[1])
+	fmt.Printf("# p50 on the spot %v, with a hop %v\nhop_vs_local_us %.0f\n", local, hop, float64(hop-local)/float64(time.Microsecond))
+	return nil
 }
 
 // hello builds and packs examples/hello.
