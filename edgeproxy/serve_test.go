@@ -187,7 +187,6 @@ func TestGuestsResponse(t *testing.T) {
 		}
 		w.Header()["Set-Cookie"] = []string{"a=1", "b=2"}
 		w.Header().Set("Trailer", "X-Sum, Perigee-Receipt")
-		w.WriteHeader(103)
 		w.WriteHeader(201)
 		w.WriteHeader(500) // too late
 		_, _ = io.WriteString(w, "made")
