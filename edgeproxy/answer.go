@@ -120,9 +120,11 @@ func (a *answer) changeProtocol(h http.Header) {
 	a.metrics.webSockets.Inc()
 	u.idle = time.AfterFunc(u.limit, u.tunnel.goAway)
 	u.lift()
+	u.tunnel.mu.Lock() // the server may already want to say that it goes
 	if a.w, a.bad = u.open(a.w); a.bad == nil {
 		a.bad = a.flush()
 	}
+	u.tunnel.mu.Unlock()
 	a.tunnels.add(&u.tunnel)
 	a.settled()
 }

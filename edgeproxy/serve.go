@@ -89,7 +89,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if up != nil {
 		up.limit = p.cfg.IdleTimeout
 		v.answer.up, v.answer.tunnels = up, &p.tunnels
-		defer p.endTunnel(up)
 	}
 	p.metrics.inFlight.Inc()
 	defer v.end()
@@ -368,6 +367,9 @@ func closeAfter(w http.ResponseWriter) {
 
 // end is called last, also if the handler panics.
 func (v *visit) end() {
+	if v.up != nil {
+		v.proxy.endTunnel(v.up) // from here on nobody else writes
+	}
 	if !v.body.atEnd() {
 		v.stall.abandon(lingering)
 	}

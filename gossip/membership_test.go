@@ -3,6 +3,7 @@ package gossip
 import (
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,7 +67,7 @@ func TestFalseDeaths(t *testing.T) {
 
 // TestDetect kills nodes without a word, one after another.
 func TestDetect(t *testing.T) {
-	size, kills := 12, 1
+	size, kills := 12, 3
 	if figures {
 		size, kills = 50, 5
 	}
@@ -74,27 +75,27 @@ func TestDetect(t *testing.T) {
 		w := newWorld(t)
 		nodes := w.fleet(size)
 		within(t, 120*time.Second, "all see all", func() bool { return allAlive(nodes...) })
-		var worst time.Duration
+		var took []time.Duration
 		for range kills {
 			victim := nodes[len(nodes)-1]
 			nodes = nodes[:len(nodes)-1]
 			victim.stop(t)
-			took := within(t, 15*time.Second, "all notice", func() bool {
+			took = append(took, within(t, 15*time.Second, "all notice", func() bool {
 				for _, n := range nodes {
 					if stateOf(n, victim.self) != perigee.NodeDead {
 						return false
 					}
 				}
 				return true
-			})
-			t.Logf("%s is out of %d views after %s", victim.self, len(nodes), took)
-			worst = max(worst, took)
+			}))
+			t.Logf("%s is out of %d views after %s", victim.self, len(nodes), took[len(took)-1])
 			wait(t.Context(), 10*time.Second)
 		}
-		if worst > 8*time.Second {
-			t.Errorf("a death was noticed after %s", worst)
+		slices.Sort(took)
+		if median := took[len(took)/2]; median > 8*time.Second { // one may be late: nodes are probed in an order of chance
+			t.Errorf("deaths were noticed after %s", took)
 		}
-		figure("detect_ms", worst.Milliseconds())
+		figure("detect_ms", took[len(took)-1].Milliseconds())
 		stopAll(t, nodes...)
 	})
 }
