@@ -98,7 +98,7 @@ func TestReplay(t *testing.T) {
 
 func TestConverge(t *testing.T) {
 	t.Logf("SEED=%d", firstSeed)
-	s, err := Converge(Config{Seed: firstSeed, Nodes: 200, Loss: 0.05}, 0.1, 3)
+	s, err := Converge(Config{Seed: firstSeed, Nodes: 200, Loss: 0.05}, 0.1, 20)
 	if err != nil {
 		t.Fatal(err)
 	}
