@@ -56,18 +56,7 @@ func TestMove(t *testing.T) {
 	mad.Kill()
 	s.must(mad.Move())
 	s.must(mad.Restart(t.Context()))
-	s.until(30*time.Second, "seen at the new address", func() error {
-		for _, m := range []*cluster.Member{fra, wdc} {
-			n, err := s.state(m, "mad-1")
-			if err != nil {
-				return err
-			}
-			if n.State != perigee.NodeAlive || n.Addr.Addr() != mad.Addr() {
-				return fmt.Errorf("%s sees mad-1 %s at %s, want %s", m.ID, n.State, n.Addr, mad.Addr())
-			}
-		}
-		return nil
-	})
+	s.seenAt(30*time.Second, mad, fra, wdc)
 	s.settle(20*time.Second, s.Members()...)
 	for _, m := range s.Members() {
 		s.answers(10*time.Second, m, "hello", "hi")
@@ -83,19 +72,25 @@ func TestMoveWhileRunning(t *testing.T) {
 	s.answers(15*time.Second, wdc, "hello", "hi")
 
 	s.must(mad.Move())
-	s.until(60*time.Second, "seen at the new address", func() error {
-		for _, m := range []*cluster.Member{fra, wdc} {
-			n, err := s.state(m, "mad-1")
+	s.seenAt(60*time.Second, mad, fra, wdc)
+	for _, m := range s.Members() {
+		s.answers(20*time.Second, m, "hello", "hi")
+	}
+}
+
+// seenAt waits until others see a member alive at the address that it has now.
+func (s *story) seenAt(within time.Duration, m *cluster.Member, others ...*cluster.Member) {
+	s.Helper()
+	s.until(within, "seen at the new address", func() error {
+		for _, by := range others {
+			n, err := s.state(by, m.ID)
 			if err != nil {
 				return err
 			}
-			if n.State != perigee.NodeAlive || n.Addr.Addr() != mad.Addr() {
-				return fmt.Errorf("%s sees mad-1 %s at %s, want %s", m.ID, n.State, n.Addr, mad.Addr())
+			if n.State != perigee.NodeAlive || n.Addr.Addr() != m.Addr() {
+				return fmt.Errorf("%s sees %s %s at %s, want %s", by.ID, m.ID, n.State, n.Addr, m.Addr())
 			}
 		}
 		return nil
 	})
-	for _, m := range s.Members() {
-		s.answers(20*time.Second, m, "hello", "hi")
-	}
 }
