@@ -45,7 +45,7 @@ func (b *breaker) count() error {
 		return fmt.Errorf("count deaths while loading: %w", err)
 	}
 	for _, f := range files {
-		if strings.HasPrefix(f.Name(), ".tmp-") {
+		if strings.HasPrefix(f.Name(), tempPrefix) {
 			_ = os.Remove(filepath.Join(b.dir, f.Name()))
 			continue
 		}

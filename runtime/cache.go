@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -62,7 +63,8 @@ func (r *Runtime) evict(made perigee.Digest) {
 	}
 }
 
-// cacheEntries lists what receipts name, and the files that none names.
+// cacheEntries lists what receipts name, and the files that none names. A file that is being written is
+// neither: revisions are loaded, and their skeletons kept, while others are admitted.
 func (r *Runtime) cacheEntries() (entries []cached, orphans []string) {
 	named := map[string]bool{}
 	receipts, _ := filepath.Glob(filepath.Join(r.config.Dir, receiptDir, "*.json"))
@@ -74,29 +76,39 @@ func (r *Runtime) cacheEntries() (entries []cached, orphans []string) {
 			continue
 		}
 		e.files = append(e.files, r.codeName(e.receipt), r.moduleName(e.receipt))
-		for i, file := range e.files {
+		e.files = slices.DeleteFunc(e.files, func(file string) bool {
+			named[file] = true
 			info, err := os.Stat(file)
 			if err != nil {
-				continue
+				return true
 			}
-			named[file] = true
 			e.size += perigee.Bytes(info.Size())
-			if i == 0 {
+			if file == name {
 				e.used = info.ModTime()
 			}
-		}
-		e.files = slices.DeleteFunc(e.files, func(file string) bool { return !named[file] })
+			return false
+		})
 		entries = append(entries, e)
 	}
 	for _, dir := range []string{filepath.Join(codeDir, r.codeID), moduleDir} {
 		_ = fs.WalkDir(os.DirFS(r.config.Dir), filepath.ToSlash(dir), func(path string, d fs.DirEntry, err error) error {
-			if name := filepath.Join(r.config.Dir, filepath.FromSlash(path)); err == nil && !d.IsDir() && !named[name] {
+			if name := filepath.Join(r.config.Dir, filepath.FromSlash(path)); err == nil && !d.IsDir() && !named[name] && !beingWritten(d) {
 				orphans = append(orphans, name)
 			}
 			return nil
 		})
 	}
 	return entries, orphans
+}
+
+// beingWritten tells whether writeFile of this or another process may yet rename a file: a write takes
+// moments, and only a crash leaves its file behind.
+func beingWritten(d fs.DirEntry) bool {
+	if !strings.HasPrefix(d.Name(), tempPrefix) {
+		return false
+	}
+	info, err := d.Info()
+	return err != nil || time.Since(info.ModTime()) < time.Minute
 }
 
 func (r *Runtime) loadedModules() map[perigee.Digest]bool {

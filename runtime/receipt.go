@@ -25,6 +25,7 @@ const (
 	receiptDir    = "receipts"
 	loadingDir    = "loading"
 	stagingPrefix = "admit-"
+	tempPrefix    = ".tmp-" // of files that writeFile has yet to rename
 )
 
 // receipt is the outcome of an admission: that this machine, with this engine, has compiled this
@@ -124,7 +125,7 @@ func digestFile(name string) (d perigee.Digest, size perigee.Bytes, err error) {
 
 // writeFile replaces a file so that a crash leaves the old or the new one.
 func writeFile(name string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
+	f, err := os.CreateTemp(filepath.Dir(name), tempPrefix+"*")
 	if err != nil {
 		return err
 	}

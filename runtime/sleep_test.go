@@ -89,8 +89,15 @@ func TestCacheIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	r := open(t, runtime.Config{Dir: dir, CodeCache: 1}) // room for nothing but what is loaded
 	load(t, r, "loaded", Answer("loaded"), perigee.Limits{})
-	orphan := filepath.Join(dir, "modules", "orphan.wasm")
-	if err := os.WriteFile(orphan, []byte("x"), 0o600); err != nil {
+	modules := filepath.Join(dir, "modules")
+	orphan, left, writing := filepath.Join(modules, "orphan.wasm"), filepath.Join(modules, ".tmp-1"), filepath.Join(modules, ".tmp-2")
+	for _, name := range []string{orphan, left, writing} {
+		if err := os.WriteFile(name, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	crash := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(left, crash, crash); err != nil {
 		t.Fatal(err)
 	}
 	for n := range 4 {
@@ -98,8 +105,13 @@ func TestCacheIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := os.Stat(orphan); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the file that nobody names: %v", err)
+	for _, name := range []string{orphan, left} {
+		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s, which nobody names: %v", filepath.Base(name), err)
+		}
+	}
+	if _, err := os.Stat(writing); err != nil {
+		t.Errorf("a file that another load is writing: %v", err)
 	}
 	receipts, _ := filepath.Glob(filepath.Join(dir, "receipts", "*"))
 	code, _ := filepath.Glob(filepath.Join(dir, "code", "*", "*"))
