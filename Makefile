@@ -10,6 +10,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 PORT     ?= 8443
 FUZZTIME ?= 10s
+PACKAGES ?= ./...
 VULNDB   ?= https://vuln.go.dev
 
 export CGO_ENABLED ?= 0
@@ -35,7 +36,7 @@ endif
 
 .PHONY: test
 test: ## unit tests, clusters in one process, stories with real processes
-	go test ./...
+	go test $(PACKAGES)
 	cd guest && go test ./...
 	for d in examples/*/go.mod; do (cd $$(dirname $$d) && go test ./...) || exit 1; done
 
@@ -45,7 +46,7 @@ lab: bin/perigee ## stories of real clusters in namespaces, with distances, part
 
 .PHONY: race
 race: ## the same under the race detector, without the stories (needs a C compiler)
-	CGO_ENABLED=1 go test -race -short ./...
+	CGO_ENABLED=1 go test -race -short $(PACKAGES)
 
 .PHONY: mutants
 mutants: ## take away each defence that has a list of mutants: its test must fail
