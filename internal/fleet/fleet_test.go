@@ -241,15 +241,19 @@ func TestTen(t *testing.T) {
 			t.Errorf("from %s: %+v", member.ID(), r)
 		}
 	}
-	holders := 0
-	for _, p := range f.Members()[0].View().Observed.Nodes {
-		if p.Revisions[rev] == perigee.Warm {
-			holders++
+	// A node that a busy machine kept silent has a stand-in until it is seen again.
+	eventually(t, time.Minute, "two holders: the default", func() error {
+		var holders []perigee.NodeID
+		for id, p := range f.Members()[0].View().Observed.Nodes {
+			if p.Revisions[rev] == perigee.Warm {
+				holders = append(holders, id)
+			}
 		}
-	}
-	if holders != 2 {
-		t.Errorf("%d holders, want 2: the default", holders)
-	}
+		if len(holders) != 2 {
+			return fmt.Errorf("%v are warm", holders)
+		}
+		return nil
+	})
 }
 
 // TestResidency checks that a node outside a function's residency stores none of it, also as the
