@@ -245,12 +245,12 @@ func (c *certs) rest(name string, now time.Time) {
 }
 
 // allow is asked by certmagic before it loads, gets or renews a certificate.
-func (c *certs) allow(_ context.Context, name string) error {
-	if !c.cfg.View().Desired.HasHost(name) {
-		return fmt.Errorf("no function answers at %s", name)
+func (c *certs) allow(_ context.Context, host string) error {
+	if !c.cfg.View().Desired.HasHost(host) {
+		return fmt.Errorf("no function answers at %s", host)
 	}
-	if !c.mine(name) {
-		return fmt.Errorf("the residency of %s excludes this node", name)
+	if !c.mine(host) {
+		return fmt.Errorf("the residency of %s excludes this node", host)
 	}
 	return nil
 }

@@ -13,6 +13,10 @@ import (
 // by a few milliseconds.
 const maxAhead = 500 * time.Millisecond
 
+// MaxClockOff is how far a node's clock may be from the median of its peers' before the node takes no
+// records, those of its own included.
+const MaxClockOff = maxAhead
+
 // maxOffsets bounds how many peers' clocks are remembered.
 const maxOffsets = 64
 
@@ -80,7 +84,7 @@ func (c *clock) off() time.Duration {
 
 // checkStamp refuses a record from the future, and any record while this node's own clock is off.
 func (c *clock) checkStamp(h record.HLC, now time.Time) *RefusedError {
-	if off := c.off(); off.Abs() > maxAhead {
+	if off := c.off(); off.Abs() > MaxClockOff {
 		return refuse(RuleClock, "this node's clock shows %s and differs from its peers' by %s: correct it (NTP), or ask another node",
 			timeText(now), off.Round(time.Millisecond))
 	}

@@ -108,7 +108,7 @@ func (s *issuer) look(ctx context.Context, now time.Time) time.Duration {
 			o = &order{}
 			s.orders[name] = o
 		}
-		if e != nil && exposed(view, e) {
+		if e != nil && leaked(view, e) {
 			o.version = 0 // what is known of when to renew it no longer counts
 		}
 		wait := s.dueLocked(o, e, now)
@@ -168,11 +168,13 @@ func (s *issuer) names(view *perigee.View) (names []string) {
 	return names
 }
 
-// issuers are the nodes with the role that are up.
+// issuers are the nodes with the role that are up and whose clocks are right: another would renew what is
+// good, and nobody takes what it shares.
 func issuers(view *perigee.View) (ids []perigee.NodeID) {
 	for id, p := range view.Observed.Nodes {
 		up := p.State == perigee.NodeAlive || p.State == perigee.NodeSuspect
-		if up && !p.Draining && p.HasRole(perigee.RoleIssuer) && !view.Desired.Revoked[id] {
+		right := time.Duration(p.ClockOff).Abs() <= gossip.MaxClockOff
+		if up && right && !p.Draining && p.HasRole(perigee.RoleIssuer) && !view.Desired.Revoked[id] {
 			ids = append(ids, id)
 		}
 	}

@@ -157,8 +157,8 @@ func TestRecipients(t *testing.T) {
 	}
 	for name, want := range map[string]bool{"b.fn.example": true, "a.fn.example": false} {
 		e := &perigee.WebEntry{WebName: perigee.WebName{Item: perigee.WebCertificate, Name: name}, Sealed: sealed}
-		if got := exposed(issuers, e); got != want {
-			t.Errorf("the key of %s is in Frankfurt and Washington: exposed = %v, want %v", name, got, want)
+		if got := leaked(issuers, e); got != want {
+			t.Errorf("the key of %s is in Frankfurt and Washington: leaked = %v, want %v", name, got, want)
 		}
 	}
 }

@@ -89,10 +89,11 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 		}
 	}
 	s.mu.Lock()
-	forced := o.forced || e != nil && exposed(s.gossip.View(), e)
+	forced := o.forced || e != nil && leaked(s.gossip.View(), e)
 	s.mu.Unlock()
 	if old != nil && !forced {
 		renew, again := s.client.Load().RenewAt(ctx, old)
+		renew = later(renew, settled(e.Created, old))
 		s.mu.Lock()
 		o.version, o.renew, o.asked = e.Version, renew, again
 		s.mu.Unlock()
@@ -106,7 +107,7 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if s.orderedElsewhere(ctx, name) {
+	if s.orderedElsewhere(ctx, name) || s.responsible(s.gossip.View(), name) != s.self() {
 		return errBusy
 	}
 	if now := s.gossip.View().Desired.Web[perigee.WebName{Item: perigee.WebCertificate, Name: name}]; now != nil && (e == nil || now.Version != e.Version) {
@@ -133,6 +134,12 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 	}
 	s.log.Info("certificate from the public CA", "host", name, "dur", time.Since(began))
 	return nil
+}
+
+// settled returns until when a certificate that was shared a moment ago is left alone, whatever the CA and this node's
+// clock say: a wrong clock sees the end of each new one as near as that of the one before.
+func settled(shared time.Time, leaf *x509.Certificate) time.Time {
+	return shared.Add(min(leaf.NotAfter.Sub(leaf.NotBefore)/6, 24*time.Hour))
 }
 
 // orderedElsewhere asks the other issuers.

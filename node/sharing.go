@@ -60,20 +60,28 @@ func (s *issuer) recipients(view *perigee.View, name perigee.WebName) (out []ide
 	return out
 }
 
-// exposed reports whether a key is sealed to a node that may not have it any more: a residency came, or became
-// narrower, after it was shared. Another is needed then.
-func exposed(view *perigee.View, e *perigee.WebEntry) bool {
+// strays are the nodes that something is sealed to and that may not have it any more: they were removed, or a residency
+// came, or became narrower, after it was shared. What they know can't be taken back, so another key is needed.
+func strays(view *perigee.View, e *perigee.WebEntry) (ids []perigee.NodeID) {
 	env, err := identity.ParseEnvelope(e.Sealed)
-	if err != nil || e.Item == perigee.WebAccount {
-		return false
+	if err != nil {
+		return nil // gossip takes none of those in
 	}
-	for id, p := range view.Observed.Nodes {
-		if _, ok := placement.Terminates(view.Desired, e.Name, p.NodeClaims); !ok && env.SealedTo(id) {
-			return true
+	for _, w := range env.Keys {
+		gone := view.Desired.Revoked[w.Node]
+		if p := view.Observed.Nodes[w.Node]; p != nil && e.Item != perigee.WebAccount && !gone {
+			_, in := placement.Terminates(view.Desired, e.Name, p.NodeClaims)
+			gone = !in
+		}
+		if gone {
+			ids = append(ids, w.Node)
 		}
 	}
-	return false
+	return ids
 }
+
+// leaked reports whether something is known where it may not be.
+func leaked(view *perigee.View, e *perigee.WebEntry) bool { return len(strays(view, e)) > 0 }
 
 // giver returns the issuer that hands something on: of those that can open it. The one responsible for its name may
 // have come, or come back, after it was sealed.

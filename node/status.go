@@ -2,12 +2,14 @@ package node
 
 import (
 	"cmp"
+	"fmt"
 	"net/http"
 	"os"
 	"slices"
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/gossip"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/placement"
 )
@@ -26,6 +28,9 @@ func (n *Node) status() Status {
 	s.Ready, s.Records = s.Why == "", n.gossip.Usage()
 	s.PID, s.Upgrade = os.Getpid(), n.upgrade.failure()
 	s.Worries = n.webCerts.worries(time.Now())
+	if w := clockWorry(v.Observed.Nodes[me.ID]); w != "" {
+		s.Worries = append(s.Worries, w)
+	}
 	for _, a := range n.gossip.Asides() {
 		s.Worries = append(s.Worries, "record "+a.Record.Short()+" is set aside: reading it breaks this release ("+a.Why+"); it is in state/aside: report it")
 	}
@@ -47,6 +52,22 @@ func (n *Node) status() Status {
 		}
 	}
 	return s
+}
+
+// clockWorry says that this node's clock is off, in a line for people.
+func clockWorry(self *perigee.Peer) string {
+	if self == nil {
+		return "" // nothing is known yet
+	}
+	off := time.Duration(self.ClockOff)
+	if off.Abs() <= gossip.MaxClockOff {
+		return ""
+	}
+	way := "behind"
+	if off < 0 {
+		way = "ahead of"
+	}
+	return fmt.Sprintf("this node's clock is %v %s its peers': correct it (NTP); until then it takes no deploys and orders no certificates", off.Abs(), way)
 }
 
 func byID(nodes map[perigee.NodeID]*perigee.Peer) []*perigee.Peer {

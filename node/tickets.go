@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee"
-	"github.com/perigee-edge/perigee/internal/identity"
 	"github.com/perigee-edge/perigee/placement"
 )
 
@@ -81,20 +80,6 @@ func (s *issuer) turn(view *perigee.View, old *perigee.WebEntry) *ticketKeys {
 // rotated returns keys with a new one in front, without those that are too old.
 func rotated(keys [][]byte, fresh []byte) [][]byte {
 	return append([][]byte{fresh}, keys[:min(len(keys), ticketKeep-1)]...)
-}
-
-// leaked reports whether keys are sealed to a node that may not have them, or was removed.
-func leaked(view *perigee.View, e *perigee.WebEntry) bool {
-	env, err := identity.ParseEnvelope(e.Sealed)
-	if err != nil {
-		return true
-	}
-	for id := range view.Desired.Revoked {
-		if env.SealedTo(id) {
-			return true
-		}
-	}
-	return exposed(view, e)
 }
 
 // tickets are the keys of session tickets that are sealed to this node, opened. update is called when the

@@ -131,7 +131,13 @@ const expiring = 7 * 24 * time.Hour
 // worries returns the shared certificates that end soon, or have ended, as lines for people.
 func (w *webCerts) worries(now time.Time) (out []string) {
 	for name, o := range *w.open.Load() {
-		if o.cert == nil || len(w.view().Desired.FunctionsAt(name.Name)) == 0 {
+		if len(w.view().Desired.FunctionsAt(name.Name)) == 0 {
+			continue
+		}
+		if ids := strays(w.view(), o.entry); len(ids) > 0 {
+			out = append(out, fmt.Sprintf("the key of the certificate of %s is with %v, which may not have it any more: unless `perigee cert ls` shows that another is being ordered, import one", name.Name, ids))
+		}
+		if o.cert == nil {
 			continue
 		}
 		life := o.cert.Leaf.NotAfter.Sub(o.cert.Leaf.NotBefore)
