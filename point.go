@@ -32,6 +32,10 @@ func (p Point) DistanceKm(q Point) float64 {
 // EstimateRTT guesses the network round trip to q from the distance alone. It serves until the
 // first measurement.
 func (p Point) EstimateRTT(q Point) time.Duration {
-	ms := lastMileRTTMs + 2*p.DistanceKm(q)*fibreDetour/fibreKmPerMs
-	return time.Duration(ms * float64(time.Millisecond))
+	return time.Duration(lastMileRTTMs*float64(time.Millisecond)) + FibreRTT(p.DistanceKm(q))
+}
+
+// FibreRTT guesses the round trip over a distance in kilometres, without the last mile.
+func FibreRTT(km float64) time.Duration {
+	return time.Duration(2 * km * fibreDetour / fibreKmPerMs * float64(time.Millisecond))
 }

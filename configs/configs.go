@@ -7,6 +7,7 @@
 package configs
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -54,6 +55,9 @@ type Node struct {
 	DNSZones     []string `toml:"dns_zones"`     // none = the cluster's domain
 	DNSServers   []string `toml:"dns_servers"`   // names in the zones' NS records; required with DNS
 
+	NearerGateway  string   `toml:"nearer_gateway"`  // "off", "hint" or "redirect"
+	GatewayDomains []string `toml:"gateway_domains"` // "NODE=DOMAIN"; required with "redirect"
+
 	OutboundAllow []string `toml:"outbound_allow"` // addresses that functions may reach although they are not public
 	OutboundDeny  []string `toml:"outbound_deny"`  // addresses that functions may not reach; stronger than outbound_allow
 
@@ -82,6 +86,7 @@ func Default() Node {
 	return Node{
 		DataDir:      "/var/lib/perigee",
 		GeoDatabases: []string{}, DNSZones: []string{}, DNSServers: []string{},
+		NearerGateway: "off", GatewayDomains: []string{},
 		OutboundAllow: []string{},
 		OutboundDeny:  []string{},
 		Listen:        "0.0.0.0:7443",
@@ -162,6 +167,7 @@ func (n Node) Check() error {
 	choice(&ps, "receipt", n.Receipt, "full", "region", "off")
 	choice(&ps, "steer", n.Steer, "off", "prefer", "force")
 	n.checkDNS(&ps)
+	n.checkNearer(&ps)
 	networks(&ps, "outbound_allow", n.OutboundAllow)
 	networks(&ps, "outbound_deny", n.OutboundDeny)
 	if n.Memory != 0 && n.Memory < minMemory {
@@ -222,6 +228,31 @@ func (n Node) checkDNS(ps *strict.Problems) {
 	if n.DNS != "" && len(n.DNSServers) == 0 {
 		ps.Add("dns_servers", `dns needs the names that the zone above delegates to: write them, like ["ns1.example.com"]`)
 	}
+}
+
+// checkNearer holds the domains of gateways against the rules.
+func (n Node) checkNearer(ps *strict.Problems) {
+	choice(ps, "nearer_gateway", n.NearerGateway, "off", "hint", "redirect")
+	for i, s := range n.GatewayDomains {
+		id, domain, _ := strings.Cut(s, "=")
+		err := cmp.Or(perigee.CheckLabel(id), perigee.CheckHost(domain))
+		if err != nil {
+			ps.Add(fmt.Sprintf("gateway_domains[%d]", i), `%.80q: write "NODE=DOMAIN", like "syd-1=syd.example.com": %v`, s, err)
+		}
+	}
+	if n.NearerGateway == "redirect" && len(n.GatewayDomains) == 0 {
+		ps.Add("gateway_domains", `redirects need a domain for each gateway that they go to: write them, like ["syd-1=syd.example.com"]`)
+	}
+}
+
+// Domains returns the domains of gateways, by node, from a list that was checked.
+func Domains(list []string) map[perigee.NodeID]string {
+	out := map[perigee.NodeID]string{}
+	for _, s := range list {
+		id, domain, _ := strings.Cut(s, "=")
+		out[perigee.NodeID(id)] = domain
+	}
+	return out
 }
 
 // checkListen reports why s is not an address to listen on.

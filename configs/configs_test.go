@@ -87,6 +87,8 @@ func TestParseErrors(t *testing.T) {
 		{"advertise = '[fe80::1%eth0]:7443'", `f.toml:1:1: advertise: "fe80::1%eth0" is no IP address`},
 		{"receipt = 'none'", `f.toml:1:1: receipt: "none" is not a choice: use one of ["full" "region" "off"]`},
 		{"steer = 'forse'", `f.toml:1:1: steer: "forse" is not a choice: use one of ["off" "prefer" "force"] (did you mean "force"?)`},
+		{"nearer_gateway = 'redirect'", `f.toml: gateway_domains: redirects need a domain for each gateway`},
+		{"gateway_domains = ['syd-1']", `f.toml:1:1: gateway_domains[0]: "syd-1": write "NODE=DOMAIN"`},
 		{"memory = '1MiB'", `f.toml:1:1: memory: 1MiB is less than one function needs: use at least 64MiB`},
 		{"memory = 100", `f.toml:1:1: memory: got a whole number: want a value with its unit, in double quotes`},
 		{"max_response = '0B'", `f.toml:1:1: max_response: 0B leaves room for no response`},

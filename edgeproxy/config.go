@@ -19,6 +19,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
+	"github.com/perigee-edge/perigee/edgeproxy/gateways"
 	"github.com/perigee-edge/perigee/placement"
 )
 
@@ -33,6 +34,12 @@ type Config struct {
 	// Client returns the country of a client's address and the region that it counts as; what is not
 	// known is empty. nil = nothing is known.
 	Client func(netip.Addr, *perigee.Regions) (country string, region perigee.Region)
+
+	// NearerGateway is what clients are told for which another gateway is much nearer: "off" (default), "hint" (by
+	// Alt-Svc) or "redirect" (besides, programs that lose nothing by it are sent there, 307).
+	NearerGateway  string
+	Gateways       *gateways.Chooser         // knows which gateways are near to whom; required unless "off"
+	GatewayDomains map[perigee.NodeID]string // by gateway: functions answer at <label>.<domain> there alone; required for "redirect"
 
 	// Measured is told the round trip of each client's connection when it ends, unless there is a load
 	// balancer between. nil = nobody wants to know.
@@ -208,6 +215,9 @@ func (cfg *Config) fill() error {
 	cfg.Steer = cmp.Or(cfg.Steer, steerForce)
 	if !slices.Contains(steerLevels, cfg.Steer) {
 		return fmt.Errorf("edgeproxy: steer %q: want one of %q", cfg.Steer, steerLevels)
+	}
+	if err := cfg.fillNearer(); err != nil {
+		return err
 	}
 	if !validLevel(cfg.Receipt) {
 		return fmt.Errorf("edgeproxy: receipt %q: want %q, %q or %q", cfg.Receipt, ReceiptFull, ReceiptRegion, ReceiptOff)

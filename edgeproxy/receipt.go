@@ -26,7 +26,7 @@ const ReceiptHeader = "Perigee-Receipt"
 const paramPartial = "partial"
 
 // ReasonRefused is the reason on responses that no function gave; their body says why. All other
-// reasons are those of package placement.
+// reasons are those of package placement, and ReasonNearer.
 const ReasonRefused = "refused"
 
 func validLevel(s string) bool { return s == ReceiptFull || s == ReceiptRegion || s == ReceiptOff }

@@ -92,12 +92,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p.metrics.inFlight.Inc()
 	defer v.end()
-	v.answerClient(w)
+	v.answerClient(w, client)
 	v.leaveBody(w)
 }
 
 // answerClient answers, or refuses to.
-func (v *visit) answerClient(w http.ResponseWriter) {
+func (v *visit) answerClient(w http.ResponseWriter, client netip.Addr) {
 	p, r := v.proxy, v.in
 	if !p.front.enter() {
 		v.refuse(&problem{
@@ -120,7 +120,9 @@ func (v *visit) answerClient(w http.ResponseWriter) {
 		v.refuse(pr)
 		return
 	}
-	v.serve(w)
+	if !v.sendOn(client) {
+		v.serve(w)
+	}
 }
 
 // methods are those that functions are asked with.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy"
 	"github.com/perigee-edge/perigee/gossip"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/placement"
@@ -26,7 +27,7 @@ import (
 //	GET  /v1/usage                Usage; ?function= for one
 //	GET  /v1/functions/{name}/logs  lines of LogEvent; ?since=<Unix ns>&follow=1&node=
 //	POST /v1/plan                 a manifest (JSON) -> placement.Plan against the live cluster
-//	GET  /v1/explain/route        RouteExplanation; ?url=&from=&prefer=&force=
+//	GET  /v1/explain/route        RouteExplanation; ?url=&from=&at=&prefer=&force=
 //	POST /v1/what-if              WhatIf -> placement.Outcome
 //	POST /v1/records              record frames -> Ack
 //	POST /v1/deploy               two record frames, then the bundle -> lines of DeployEvent
@@ -146,10 +147,11 @@ func (s *FunctionStatus) Ready() bool {
 
 // RouteExplanation is what would happen to a request.
 type RouteExplanation struct {
-	From   string           `json:"from"`   // as it was asked
-	Client perigee.Region   `json:"client"` // the region the client is in
-	Away   perigee.Duration `json:"away"`   // about, from there to the entry, or to the node that passes its connection on
-	Passed *Passing         `json:"passed,omitempty"`
+	From   string            `json:"from"`   // as it was asked
+	Client perigee.Region    `json:"client"` // the region the client is in
+	Away   perigee.Duration  `json:"away"`   // about, from there to the entry, or to the node that passes its connection on
+	Passed *Passing          `json:"passed,omitempty"`
+	Nearer *edgeproxy.Nearer `json:"nearer,omitempty"` // what the entry tells the client of other gateways; nil = its address is not known
 	placement.RouteReport
 }
 

@@ -112,9 +112,10 @@ func (c *Client) Plan(ctx context.Context, m *perigee.Manifest) (p placement.Pla
 }
 
 // ExplainRoute asks what would happen to a request for a URL whose client is somewhere: a region, a city
-// of one, an IP address or node:<id>; "" = in the region of the node asked.
-func (c *Client) ExplainRoute(ctx context.Context, address, from, prefer, force string) (e RouteExplanation, err error) {
-	q := url.Values{"url": {address}, "from": {from}, "prefer": {prefer}, "force": {force}}
+// of one, an IP address or node:<id>; "" = in the region of the node asked. at is the node that it reaches; "" = the
+// nearest one.
+func (c *Client) ExplainRoute(ctx context.Context, address, from, at, prefer, force string) (e RouteExplanation, err error) {
+	q := url.Values{"url": {address}, "from": {from}, "at": {at}, "prefer": {prefer}, "force": {force}}
 	return e, c.get(ctx, "/v1/explain/route?"+q.Encode(), &e)
 }
 

@@ -39,6 +39,9 @@ type Config struct {
 	DNSZones     []string      // default: the cluster's domain
 	DNSServers   []string      // names in the zones' NS records; required with DNS
 
+	NearerGateway  string                    // what clients hear of a much nearer gateway: "off" (default), "hint" or "redirect"
+	GatewayDomains map[perigee.NodeID]string // domains at which one gateway alone is reached; required with "redirect"
+
 	OutboundAllow []string // addresses that functions may reach although they are not public: ranges, IP or IP:PORT
 	OutboundDeny  []string // addresses that functions may not reach; stronger than OutboundAllow
 

@@ -47,7 +47,7 @@ func (d *distances) serve(w http.ResponseWriter, _ *http.Request) {
 }
 
 // regions returns the shortest measured way between a client's network and each region. It is asked for each
-// answer of DNS.
+// answer of DNS, and for clients that may be told of a nearer gateway.
 func (d *distances) regions(client netip.Addr) map[perigee.Region]time.Duration {
 	t := d.table.Load()
 	network, ok := measured.Network(client)

@@ -27,7 +27,12 @@ func (n *Node) serveExplain(r *http.Request) (any, error) {
 		return nil, err
 	}
 	entry, away := from.node, perigee.Duration(0)
-	if entry == "" {
+	switch at := v.Observed.Nodes[perigee.NodeID(q.Get("at"))]; {
+	case at != nil:
+		entry, away = at.ID, perigee.Duration(placement.Away(v, from.region, at))
+	case q.Get("at") != "":
+		return nil, fmt.Errorf("at: there is no node %s: `perigee node ls` shows them", q.Get("at"))
+	case entry == "":
 		id, d := placement.Gateway(v, from.region)
 		if id == "" {
 			return nil, fmt.Errorf("no node is in service")
@@ -38,6 +43,7 @@ func (n *Node) serveExplain(r *http.Request) (any, error) {
 		entry, away = id, perigee.Duration(d)
 	}
 	q.Set("caller", string(from.region))
+	q.Set("client", from.client)
 	out := RouteExplanation{From: q.Get("from"), Client: from.region, Away: away}
 	var at RouteExplanation
 	if entry == n.ID() {
@@ -45,7 +51,7 @@ func (n *Node) serveExplain(r *http.Request) (any, error) {
 	} else {
 		at, err = n.askExplain(r.Context(), entry, q)
 	}
-	out.Passed, out.RouteReport = at.Passed, at.RouteReport
+	out.Passed, out.Nearer, out.RouteReport = at.Passed, at.Nearer, at.RouteReport
 	return out, err
 }
 
@@ -106,6 +112,10 @@ func (n *Node) explainHere(ctx context.Context, q url.Values) (out RouteExplanat
 		out.Passed = &Passing{n.ID(), n.Claims().Region, rule}
 		return out, err
 	}
+	if client, err := netip.ParseAddr(q.Get("client")); err == nil && !q.Has(passedKey) {
+		nearer := n.proxy.ExplainNearer(fn, u, client)
+		out.Nearer = &nearer
+	}
 	out.RouteReport, err = n.proxy.Explain(fn, perigee.Region(q.Get("caller")), edgeproxy.Wish{Prefer: q.Get("prefer"), Force: q.Get("force")})
 	return out, err
 }
@@ -114,6 +124,7 @@ func (n *Node) explainHere(ctx context.Context, q url.Values) (out RouteExplanat
 type place struct {
 	region perigee.Region
 	node   perigee.NodeID // "" = the nearest gateway
+	client string         // address; "" = not known
 }
 
 // whereIs reads where a client is: a region, node:<id> for one that reached that node, or an IP address.
@@ -123,14 +134,14 @@ func (n *Node) whereIs(v *perigee.View, text string) (place, error) {
 		if p == nil {
 			return place{}, fmt.Errorf("from: there is no node %s: `perigee node ls` shows them", id)
 		}
-		return place{p.Region, p.ID}, nil
+		return place{region: p.Region, node: p.ID}, nil
 	}
 	if addr, err := netip.ParseAddr(text); err == nil {
 		region, ok := n.locator.Locate(addr).Region(v.Desired.Regions)
 		if !ok {
 			return place{}, fmt.Errorf("from: nobody knows where %s is: name a region", text)
 		}
-		return place{region: region}, nil
+		return place{region: region, client: addr.String()}, nil
 	}
 	if text == "" {
 		return place{region: n.Claims().Region}, nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/perigee-edge/perigee/edgeproxy/dns"
+	"github.com/perigee-edge/perigee/edgeproxy/gateways"
 	"github.com/perigee-edge/perigee/edgeproxy/geo"
 )
 
@@ -11,6 +12,7 @@ import (
 func (n *Node) wireGeography() (err error) {
 	n.distances = newDistances(n)
 	n.locator = geo.New(geo.Config{Databases: n.cfg.GeoDatabases, Logger: n.log})
+	n.gateways = gateways.New(gateways.Config{Self: n.ID(), Locate: n.locator.Locate, Measured: n.distances.regions})
 	metrics := dns.NewMetrics(n.registry)
 	if n.cfg.DNS == "" {
 		return nil
@@ -20,8 +22,7 @@ func (n *Node) wireGeography() (err error) {
 		zones = []string{n.m.genesis.Domain}
 	}
 	n.dns, err = dns.New(dns.Config{
-		Self: n.ID(), View: n.View, Locate: n.locator.Locate, Measured: n.distances.regions, Listen: n.cfg.DNS, Zones: zones, Servers: n.cfg.DNSServers,
-		Logger: n.log, Metrics: metrics,
+		View: n.View, Choose: n.gateways.Addrs, Listen: n.cfg.DNS, Zones: zones, Servers: n.cfg.DNSServers, Logger: n.log, Metrics: metrics,
 	})
 	if err != nil {
 		return fmt.Errorf("%w (dns in node.toml)", hint(err))

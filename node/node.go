@@ -34,6 +34,7 @@ import (
 	"github.com/perigee-edge/perigee/edgeproxy"
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
 	"github.com/perigee-edge/perigee/edgeproxy/dns"
+	"github.com/perigee-edge/perigee/edgeproxy/gateways"
 	"github.com/perigee-edge/perigee/edgeproxy/geo"
 	"github.com/perigee-edge/perigee/edgeproxy/otlp"
 	"github.com/perigee-edge/perigee/gossip"
@@ -70,6 +71,7 @@ type Node struct {
 	locator  *geo.Locator
 
 	distances *distances
+	gateways  *gateways.Chooser
 	dns       *dns.Server // nil = off
 	plans     *plans
 	trials    *trials
@@ -256,7 +258,7 @@ func (n *Node) wireFront(web *webSigner) error {
 	}
 	n.proxy, err = edgeproxy.New(edgeproxy.Config{
 		Self: me.ID, Region: me.Region, View: n.View, Rollout: n.rollouts.of, Local: local{n}, WarmUp: local{n}.warmUp, Hops: hops{n.link}, LoadOf: peerlink.LoadOf, WithAccepted: peerlink.WithAccepted, Peer: peerOf,
-		Client: n.locator.Client, Measured: n.distances.observe,
+		Client: n.locator.Client, Measured: n.distances.observe, NearerGateway: n.cfg.NearerGateway, Gateways: n.gateways, GatewayDomains: n.cfg.GatewayDomains,
 		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, Mark: n.mark, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
 		Shared: n.webCerts.forHost, TicketKeys: n.tickets.forHost, Challenges: n.challenges,
 		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate, DisableCompression: n.cfg.NoCompression, Spans: spans, TraceSample: n.cfg.TraceSample,

@@ -65,7 +65,10 @@ func (n *Node) Run(ctx context.Context) error {
 	inner := []part{start("address", n.watchAddress), start("standing", n.standing.run), scale, near, disk, scrub, keep, issue, admin, replicate, renew, follow, gossip}
 	var dns []part
 	if n.dns != nil { // it goes last: others hear from it that this node drains
-		dns = append(dns, start("dns", n.dns.Run), start("distances", n.distances.run))
+		dns = append(dns, start("dns", n.dns.Run))
+	}
+	if n.dns != nil || n.cfg.NearerGateway != "" && n.cfg.NearerGateway != "off" {
+		dns = append(dns, start("distances", n.distances.run))
 	}
 	n.readiness.start(time.Now())
 	n.awaitTurn(ctx, failed)

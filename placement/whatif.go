@@ -255,6 +255,11 @@ func Gateway(v *perigee.View, region perigee.Region) (id perigee.NodeID, away ti
 	return id, away
 }
 
+// Away estimates the way between clients in a region and a node.
+func Away(v *perigee.View, region perigee.Region, node *perigee.Peer) time.Duration {
+	return estimateRTT(v.Desired.Regions, region, node.Region)
+}
+
 // expect returns how long a request from a region takes, and where it runs; or why nobody serves it.
 func expect(fn *perigee.Function, v *perigee.View, from perigee.Region) (time.Duration, perigee.Region, string) {
 	entry, away := Gateway(v, from)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy"
 	"github.com/perigee-edge/perigee/node"
 	"github.com/perigee-edge/perigee/placement"
 )
@@ -105,7 +106,7 @@ func spellCalls(c *placement.Calls) string {
 }
 
 func newExplainRoute(t *target) *cobra.Command {
-	var from, prefer, force string
+	var from, at, prefer, force string
 	c := &cobra.Command{
 		Use: "route URL", Short: "Which node would serve a request, and why", Args: exactly("URL"),
 		Long: "Route asks the node that a client somewhere reaches what it would do with a request now. It is the\n" +
@@ -117,7 +118,7 @@ func newExplainRoute(t *target) *cobra.Command {
 				return err
 			}
 			defer done()
-			e, err := p.ExplainRoute(cmd.Context(), args[0], from, prefer, force)
+			e, err := p.ExplainRoute(cmd.Context(), args[0], from, at, prefer, force)
 			if err != nil {
 				return err
 			}
@@ -129,6 +130,7 @@ func newExplainRoute(t *target) *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&from, "from", "", "where the client is: a `PLACE` like fra, Sydney, an IP address or node:fra-1 (default: beside the node asked)")
+	f.StringVar(&at, "at", "", "the `NODE` that the client reaches (default: the nearest one)")
 	f.StringVar(&prefer, "prefer", "", "the `REGION` that the client prefers")
 	f.StringVar(&force, "force", "", "the `REGION` that the client forces")
 	return c
@@ -145,6 +147,9 @@ func explainRoute(cmd *cobra.Command, e *node.RouteExplanation) error {
 		fmt.Fprintf(w, "Its connection is passed through, still encrypted, to %s in %s: %s excludes %s.\n", e.Entry, e.Region, p.Rule, p.Node)
 	} else {
 		fmt.Fprintf(w, "A client in %s reaches %s in %s%s.\n", e.Client, e.Entry, e.Region, away)
+	}
+	if e.Nearer != nil {
+		fmt.Fprint(w, spellNearer(e.Nearer))
 	}
 	if r := e.Refusal; r != nil {
 		fmt.Fprintf(w, "%s answers %d: %s\n", e.Function, r.Status, r.Detail)
@@ -187,6 +192,24 @@ func explainRoute(cmd *cobra.Command, e *node.RouteExplanation) error {
 		}
 	}
 	return nil
+}
+
+// spellNearer says what the client hears of a nearer gateway; "" if there is none.
+func spellNearer(n *edgeproxy.Nearer) string {
+	if n.Node == "" {
+		return ""
+	}
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s in %s is much nearer to it: %s, not %s.\n", n.Node, n.Region, shortMillis(time.Duration(n.There)), shortMillis(time.Duration(n.Here)))
+	if n.AltSvc != "" {
+		fmt.Fprintf(&s, "  A browser hears of it (Alt-Svc: %s).\n", n.AltSvc)
+	}
+	if n.Location != "" {
+		fmt.Fprintf(&s, "  A program without credentials is sent there: 307 to %s\n", n.Location)
+	} else {
+		fmt.Fprintf(&s, "  Nobody is sent there: %s.\n", n.Not)
+	}
+	return s.String()
 }
 
 // shortMillis writes a time for people; "-" for none.

@@ -4,7 +4,7 @@
 //
 // A client is where its address is, as EDNS Client Subnet (RFC 7871) or else its resolver's address
 // says. It gets the gateways of the nearest region, and those of others that are about as near; see
-// Choose. A gateway outside the residency of a host is never named for it.
+// package gateways. A gateway outside the residency of a host is never named for it.
 //
 // The server is authoritative (RFC 1034, RFC 2308), refuses everything outside its zones, recursion
 // and transfers, answers ANY in short (RFC 8482), and limits the rate of a client's network, since
@@ -28,23 +28,20 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/perigee-edge/perigee"
-	"github.com/perigee-edge/perigee/edgeproxy/geo"
 )
 
 // Config says what a Server answers for. It is not changed after New.
 type Config struct {
-	Self   perigee.NodeID
-	View   func() *perigee.View       // what this node believes; called once per question
-	Locate func(netip.Addr) geo.Place // where a client is
-	// Measured returns the round trips between the client's network and regions whose gateways have measured
-	// it. They count before distances on the map. nil = none are known.
-	Measured func(netip.Addr) map[perigee.Region]time.Duration
-	Listen   string       // UDP and TCP address; required
-	Zones    []string     // lower-case names, such as "fn.example.com"; at least one
-	Servers  []string     // names of the zones' name servers, as the parent zone delegates to them; at least one
-	Rate     int          // answers a second for the clients of one network over UDP; 0 = 200
-	Logger   *slog.Logger // nil = slog.Default()
-	Metrics  *Metrics     // nil = not exported
+	View func() *perigee.View // what this node believes; called once per question
+	// Choose returns the addresses of the gateways for a client at a host, best first; none = no gateway that may
+	// serve it is in service.
+	Choose  func(v *perigee.View, host string, client netip.Addr) []netip.Addr
+	Listen  string       // UDP and TCP address; required
+	Zones   []string     // lower-case names, such as "fn.example.com"; at least one
+	Servers []string     // names of the zones' name servers, as the parent zone delegates to them; at least one
+	Rate    int          // answers a second for the clients of one network over UDP; 0 = 200
+	Logger  *slog.Logger // nil = slog.Default()
+	Metrics *Metrics     // nil = not exported
 }
 
 const (
@@ -65,14 +62,13 @@ type Server struct {
 	tcp    net.Listener
 	limit  *limiter
 	below  atomic.Pointer[ancestors]
-	areas  atomic.Pointer[areas]
 	logger *slog.Logger
 }
 
 // New opens the sockets; it starts nothing.
 func New(conf Config) (*Server, error) {
-	if conf.View == nil || conf.Locate == nil || len(conf.Zones) == 0 || len(conf.Servers) == 0 {
-		return nil, errors.New("set up DNS: View, Locate, Zones and Servers are required")
+	if conf.View == nil || conf.Choose == nil || len(conf.Zones) == 0 || len(conf.Servers) == 0 {
+		return nil, errors.New("set up DNS: View, Choose, Zones and Servers are required")
 	}
 	if conf.Rate == 0 {
 		conf.Rate = defaultRate

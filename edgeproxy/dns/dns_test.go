@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy/gateways"
 	"github.com/perigee-edge/perigee/edgeproxy/geo"
 )
 
@@ -67,10 +68,14 @@ func world(change func(map[perigee.NodeID]*perigee.Peer)) *perigee.View {
 	}
 }
 
+func choose(locate func(netip.Addr) geo.Place, measured func(netip.Addr) map[perigee.Region]time.Duration) func(*perigee.View, string, netip.Addr) []netip.Addr {
+	return gateways.New(gateways.Config{Self: "wdc-1", Locate: locate, Measured: measured}).Addrs
+}
+
 func start(t *testing.T, v *perigee.View, change func(*Config)) *Server {
 	t.Helper()
 	conf := Config{
-		Self: "wdc-1", View: func() *perigee.View { return v }, Locate: locate, Listen: "127.0.0.1:0",
+		View: func() *perigee.View { return v }, Choose: choose(locate, nil), Listen: "127.0.0.1:0",
 		Zones: []string{"fn.example.com"}, Servers: []string{"ns1.example.com", "ns2.example.com"},
 	}
 	if change != nil {
@@ -251,12 +256,12 @@ func TestMeasured(t *testing.T) {
 		{"Amsterdam is far, by whatever way", map[perigee.Region]time.Duration{"fra": 10 * time.Millisecond, "ams": 80 * time.Millisecond}, "1 2"},
 	} {
 		s := start(t, world(nil), func(conf *Config) {
-			conf.Measured = func(a netip.Addr) map[perigee.Region]time.Duration {
+			conf.Choose = choose(locate, func(a netip.Addr) map[perigee.Region]time.Duration {
 				if a != netip.MustParseAddr("198.51.100.0") {
 					t.Errorf("asked about %s", a)
 				}
 				return c.measured
-			}
+			})
 		})
 		got := ends(ask(t, s, "udp", question("hello.fn.example.com", dns.TypeA, client)))
 		slices.Sort(got)
@@ -322,7 +327,7 @@ func FuzzReply(f *testing.F) {
 		f.Add(b)
 	}
 	v := world(nil)
-	s := &Server{conf: Config{Self: "wdc-1", View: func() *perigee.View { return v }, Locate: locate, Zones: []string{"fn.example.com"}, Servers: []string{"ns1.example.com"}}}
+	s := &Server{conf: Config{View: func() *perigee.View { return v }, Choose: choose(locate, nil), Zones: []string{"fn.example.com"}, Servers: []string{"ns1.example.com"}}}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		req := new(dns.Msg)
 		if req.Unpack(b) != nil {
@@ -359,5 +364,5 @@ func thousand() *Server {
 				Row: perigee.Row{HTTPS: "[::]:443", Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 7443)}}
 		}
 	})
-	return &Server{conf: Config{Self: "wdc-1", View: func() *perigee.View { return v }, Locate: locate, Zones: []string{"fn.example.com"}, Servers: []string{"ns1.example.com"}}}
+	return &Server{conf: Config{View: func() *perigee.View { return v }, Choose: choose(locate, nil), Zones: []string{"fn.example.com"}, Servers: []string{"ns1.example.com"}}}
 }

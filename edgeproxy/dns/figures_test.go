@@ -44,7 +44,7 @@ func TestRealPrefixes(t *testing.T) {
 			}
 		}
 	})
-	s := &Server{conf: Config{Self: "wdc-1", View: func() *perigee.View { return v }, Locate: locator.Locate, Zones: []string{"fn.example.com"}, Servers: []string{"ns1.example.com"}}}
+	s := &Server{conf: Config{View: func() *perigee.View { return v }, Choose: choose(locator.Locate, nil), Zones: []string{"fn.example.com"}, Servers: []string{"ns1.example.com"}}}
 	asked, wrong := 0, 0
 	for _, p := range prefixes {
 		place := locator.Locate(p.Addr())

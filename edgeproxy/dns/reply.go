@@ -67,7 +67,7 @@ func (s *Server) answer(m *dns.Msg, q dns.Question, name, zone string, from neti
 			client, _ = netip.AddrFromSlice(subnet.Address)
 			subnet.SourceScope = min(subnet.SourceNetmask, scope(client))
 		}
-		list := s.choose(view, name, client.Unmap())
+		list := s.conf.Choose(view, name, client.Unmap())
 		for _, a := range list {
 			switch {
 			case q.Qtype == dns.TypeA && a.Is4():

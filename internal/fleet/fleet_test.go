@@ -279,7 +279,7 @@ func TestResidency(t *testing.T) {
 	if len(keys(t, f.Member("fra-1")))+len(keys(t, f.Member("mad-1"))) == 0 {
 		t.Error("nobody has a key of the host: the check above checks nothing")
 	}
-	e, err := outside.Client().ExplainRoute(t.Context(), "https://hello.localhost/", "wdc", "", "")
+	e, err := outside.Client().ExplainRoute(t.Context(), "https://hello.localhost/", "wdc", "", "", "")
 	if err != nil || e.Passed == nil || e.Passed.Node != "wdc-1" || e.Passed.Rule != `residency = ["eu"]` || e.Region == "wdc" || len(e.Candidates) == 0 {
 		t.Errorf("explained: %+v, %v", e, err)
 	}

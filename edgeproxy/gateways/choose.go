@@ -1,4 +1,8 @@
-package dns
+// Package gateways says which gateways are best for a client: those of the nearest region that may serve the
+// host and are in service, by measured round trips where there are some, else by places on the map. DNS names
+// them, and a gateway that a client reached although another is much nearer tells it of that one. It sends
+// nothing and starts nothing.
+package gateways
 
 import (
 	"cmp"
@@ -7,37 +11,76 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy/geo"
 	"github.com/perigee-edge/perigee/placement"
 )
 
+// Config says what a Chooser knows of clients. It is not changed after New.
+type Config struct {
+	Self   perigee.NodeID             // clients that nobody knows the place of are taken to be here
+	Locate func(netip.Addr) geo.Place // where a client is
+	// Measured returns the round trips between the client's network and regions whose gateways have measured
+	// it. They count before distances on the map. nil = none are known.
+	Measured func(netip.Addr) map[perigee.Region]time.Duration
+}
+
+// Chooser chooses gateways. It is safe for concurrent use.
+type Chooser struct {
+	conf  Config
+	areas atomic.Pointer[areas]
+}
+
+// New makes a Chooser.
+func New(conf Config) *Chooser {
+	if conf.Measured == nil {
+		conf.Measured = func(netip.Addr) map[perigee.Region]time.Duration { return nil }
+	}
+	return &Chooser{conf: conf}
+}
+
+// Gateway is a node that takes clients' requests.
+type Gateway struct {
+	ID     perigee.NodeID
+	Region perigee.Region
+	Addr   netip.AddrPort // where clients reach it by HTTPS
+}
+
 const (
-	maxAddrs  = 3                     // in one answer
+	most      = 3                     // gateways at once
 	closeBy   = 10 * time.Millisecond // farther than the nearest gateway, or
 	closeByOf = 0.25                  // this part of its distance: still as good
 )
 
-// choose returns the addresses of the gateways for a client at host, best first: those of the nearest
+// Addrs returns the addresses of the gateways for a client at host, best first: those of the nearest
 // region, and others within 10 ms or a quarter of its distance, three at most; in one region by
 // chance, so that they share the work. A client whose place is not known is taken to be here. It
 // returns none when no gateway that may serve the host is in service.
-func (s *Server) choose(v *perigee.View, host string, client netip.Addr) []netip.Addr {
-	serving := s.serving(v, host)
+func (c *Chooser) Addrs(v *perigee.View, host string, client netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, g := range best(c.ways(v, host, c.conf.Locate(client), c.conf.Measured(client)), nil) {
+		out = append(out, g.Addr.Addr())
+	}
+	return out
+}
+
+// ways returns the regions with gateways that may serve the host, the nearest to the client first.
+func (c *Chooser) ways(v *perigee.View, host string, place geo.Place, measured map[perigee.Region]time.Duration) []area {
+	serving := c.serving(v, host)
 	list := make([]area, len(serving))
-	at, known := s.place(v, client)
+	at, known := c.point(v, place)
 	for i, a := range serving {
 		if a.rtt = math.MaxInt64; known && a.place != nil {
 			a.rtt = at.EstimateRTT(*a.place)
 		}
 		list[i] = a
 	}
-	if s.conf.Measured != nil {
-		correct(list, s.conf.Measured(client))
-	}
+	correct(list, measured)
 	slices.SortFunc(list, func(a, b area) int { return cmp.Or(cmp.Compare(a.rtt, b.rtt), cmp.Compare(a.region, b.region)) })
-	return best(list)
+	return list
 }
 
 // correct puts what was measured in the place of estimates. What is not measured keeps its estimate, and
@@ -75,11 +118,11 @@ type areas struct {
 }
 
 // serving returns the gateways that may serve a host, by region. The result must not be changed.
-func (s *Server) serving(v *perigee.View, host string) []area {
-	t := s.areas.Load()
+func (c *Chooser) serving(v *perigee.View, host string) []area {
+	t := c.areas.Load()
 	if t == nil || t.view != v {
 		t = &areas{view: v, byHost: map[string][]area{}}
-		s.areas.Store(t)
+		c.areas.Store(t)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -108,25 +151,30 @@ func gateways(v *perigee.View, host string) (list []area) {
 			}
 			index[p.Region], list = i, append(list, a)
 		}
-		list[i].gateways = append(list[i].gateways, addr)
+		list[i].gateways = append(list[i].gateways, Gateway{p.ID, p.Region, addr})
 	}
 	return list
 }
 
-// best draws from a sorted list.
-func best(list []area) []netip.Addr {
-	var out []netip.Addr
+// best draws from a sorted list, of what is usable (nil = all), and leaves out second gateways of one address.
+func best(list []area, usable func(Gateway) bool) []Gateway {
+	var out []Gateway
 	for _, a := range list {
 		near := list[0].rtt
 		if near < math.MaxInt64 && a.rtt > near+max(closeBy, time.Duration(closeByOf*float64(near))) {
 			break
 		}
-		for _, i := range draw(len(a.gateways)) {
-			if len(out) == maxAddrs {
+		here := a.gateways
+		if usable != nil {
+			here = slices.DeleteFunc(slices.Clone(here), func(g Gateway) bool { return !usable(g) })
+		}
+		for _, i := range draw(len(here)) {
+			if len(out) == most {
 				return out
 			}
-			if addr := a.gateways[i]; !slices.Contains(out, addr) {
-				out = append(out, addr)
+			g := here[i]
+			if !slices.ContainsFunc(out, func(o Gateway) bool { return o.Addr.Addr() == g.Addr.Addr() }) {
+				out = append(out, g)
 			}
 		}
 	}
@@ -136,10 +184,10 @@ func best(list []area) []netip.Addr {
 // draw returns some of the numbers below n, in an order of chance: all, if they are few, else enough for an
 // answer, twice over since two gateways may have one address.
 func draw(n int) []int {
-	if n <= 2*maxAddrs {
+	if n <= 2*most {
 		return rand.Perm(n)
 	}
-	out := make([]int, 0, 2*maxAddrs)
+	out := make([]int, 0, 2*most)
 	for len(out) < cap(out) {
 		if i := rand.IntN(n); !slices.Contains(out, i) {
 			out = append(out, i)
@@ -152,16 +200,16 @@ func draw(n int) []int {
 type area struct {
 	region   perigee.Region
 	place    *perigee.Point // nil = nobody knows
-	gateways []netip.Addr
+	gateways []Gateway
 	rtt      time.Duration // from the client at hand
 }
 
-// place returns where a client is taken to be.
-func (s *Server) place(v *perigee.View, client netip.Addr) (perigee.Point, bool) {
-	if p := s.conf.Locate(client); p.Point != nil {
-		return *p.Point, true
+// point returns where a client is taken to be.
+func (c *Chooser) point(v *perigee.View, place geo.Place) (perigee.Point, bool) {
+	if place.Point != nil {
+		return *place.Point, true
 	}
-	self := v.Observed.Nodes[s.conf.Self]
+	self := v.Observed.Nodes[c.conf.Self]
 	if self == nil {
 		return perigee.Point{}, false
 	}
@@ -171,23 +219,28 @@ func (s *Server) place(v *perigee.View, client netip.Addr) (perigee.Point, bool)
 
 // serves reports whether a node takes clients' requests for a host, and its address. It must be one that
 // may end their TLS.
-func serves(v *perigee.View, p *perigee.Peer, host string) (netip.Addr, bool) {
+func serves(v *perigee.View, p *perigee.Peer, host string) (netip.AddrPort, bool) {
 	if p.HTTPS == "" || !p.Routable() || v.Desired.Revoked[p.ID] {
-		return netip.Addr{}, false
+		return netip.AddrPort{}, false
 	}
 	if _, ok := placement.Terminates(v.Desired, host, p.NodeClaims); !ok {
-		return netip.Addr{}, false
+		return netip.AddrPort{}, false
 	}
 	return address(p)
 }
 
+// httpsPort is that of clients to whom no other is told.
+const httpsPort = 443
+
 // address is where clients reach a node: the address that it serves HTTPS at, or, when that is all
 // of the machine's, the one at which other nodes reach it.
-func address(p *perigee.Peer) (netip.Addr, bool) {
-	addr := p.Addr.Addr()
-	if a, err := netip.ParseAddrPort(p.HTTPS); err == nil && !a.Addr().IsUnspecified() {
-		addr = a.Addr()
+func address(p *perigee.Peer) (netip.AddrPort, bool) {
+	addr, port := p.Addr.Addr(), uint16(httpsPort)
+	if a, err := netip.ParseAddrPort(p.HTTPS); err == nil {
+		if port = a.Port(); !a.Addr().IsUnspecified() {
+			addr = a.Addr()
+		}
 	}
 	addr = addr.Unmap().WithZone("")
-	return addr, addr.IsValid()
+	return netip.AddrPortFrom(addr, port), addr.IsValid()
 }
