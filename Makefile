@@ -126,10 +126,11 @@ bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, roo
 	PERIGEE_FIGURES=1 go test -count=1 -run '^TestOverload$$' -v ./runtime | sed -n 's/^FIGURE //p'
 
 .PHONY: bench-placement
-bench-placement: ## where code runs and which node serves: the choice, simulated worlds
+bench-placement: bin/perigee ## where code runs and which node serves: the choice, simulated worlds, and a region that is suddenly busy in the lab (Linux, root)
 	go run ./internal/sim/placement/bench
 	go run ./internal/sim/routing/bench
 	go run ./internal/sim/residency/bench
+	go run ./internal/lab/bench -only scaleout
 	PERIGEE_FIGURES=1 go test -count=1 -run '^TestRealPrefixes$$' -v ./edgeproxy/dns | sed -n 's/^ *FIGURE //p'
 
 .PHONY: bench-runtime

@@ -96,7 +96,7 @@ func hostile() map[string]struct {
 		"loop":                   {plain(Loop(Br(0)), Const64(0)), "deadline", "still running"},
 		"loop in start":          {starting(Loop(Br(0))), "deadline", "still running"},
 		"loop of calls":          {calling("wasi_snapshot_preview1", "sched_yield", ":i", true), "deadline", "still running"},
-		"sleep":                  {sleeping(time.Hour), "deadline", "still running"},
+		"sleep":                  {Waiting(time.Hour, ""), "deadline", "still running"},
 		"unreachable":            {plain(unreachable), "trap", "unreachable"},
 		"unreachable in start":   {starting(unreachable), "trap", "unreachable while it started"},
 		"divide by zero":         {plain(Const(1), Const(0), 0x6d, drop, Const64(0)), "trap", "divide by zero"},
@@ -129,22 +129,6 @@ func hostile() map[string]struct {
 		"random gigabytes":       {calling("wasi_snapshot_preview1", "random_get", "ii:i", true, 0, 65536), "deadline", "still running"},
 		"endless output":         {printing(), "deadline", "still running"},
 	}
-}
-
-// sleeping returns a guest that waits by poll_oneoff.
-func sleeping(d time.Duration) *Module {
-	var m Module
-	poll := m.Import("wasi_snapshot_preview1", "poll_oneoff", "iiii:i")
-	m.Memory(1, 0)
-	// One subscription at 0: userdata 8 bytes, tag 0 (clock), clock 1 (monotonic) at 16, timeout at 24.
-	m.Data(16, "\x01")
-	var ns [8]byte
-	for i := range ns {
-		ns[i] = byte(uint64(d) >> (8 * i))
-	}
-	m.Data(24, string(ns[:]))
-	handler(&m, Const(0), Const(100), Const(1), Const(200), Call(poll), drop, Const64(0))
-	return &m
 }
 
 // printing returns a guest that prints for ever, without a line break.

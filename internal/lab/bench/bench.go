@@ -35,6 +35,7 @@ var rows = []struct {
 	{"detect", detect},
 	{"rtt", rtt},
 	{"kill", kill},
+	{"scaleout", scaleout},
 }
 
 // bench is what all rows use.

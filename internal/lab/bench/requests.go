@@ -75,6 +75,9 @@ type response struct {
 	err     error
 }
 
+// over reports whether the request had ended at a moment.
+func (r response) over(at time.Time) bool { return !r.began.Add(r.took).After(at) }
+
 func get(ctx context.Context, client *http.Client, name string) (r response) {
 	r.began = time.Now()
 	defer func() { r.took = time.Since(r.began) }()
@@ -98,10 +101,32 @@ func get(ctx context.Context, client *http.Client, name string) (r response) {
 	return r
 }
 
+// load sends requests at a steady rate through some nodes in turn, and returns when all have ended.
+func load(ctx context.Context, name string, through []*cluster.Member, rate int, span time.Duration) []response {
+	var clients []*http.Client
+	for _, m := range through {
+		client := m.Gateway()
+		client.Transport.(*http.Transport).MaxIdleConnsPerHost = 200
+		client.Timeout = 10 * time.Second
+		defer client.CloseIdleConnections()
+		clients = append(clients, client)
+	}
+	responses := make([]response, int(span.Seconds()*float64(rate)))
+	var wg sync.WaitGroup
+	began := time.Now()
+	for i := range responses {
+		time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / time.Duration(rate))))
+		wg.Go(func() { responses[i] = get(ctx, clients[i%len(clients)], name) })
+	}
+	wg.Wait()
+	return responses
+}
+
 const (
 	killRate   = 500 // requests a second
 	killBefore = 10 * time.Second
 	killAfter  = 15 * time.Second
+	killSteady = 5 * time.Second // before it: connections are there
 )
 
 // kill sends 500 requests a second through five nodes while a holder, the sixth, is killed, and counts those
@@ -118,29 +143,17 @@ func kill(ctx context.Context, b *bench) error {
 		return err
 	}
 	others := slices.DeleteFunc(slices.Clone(all), func(m *cluster.Member) bool { return m == victim })
-	var clients []*http.Client
-	for _, m := range others {
-		client := m.Gateway()
-		client.Transport.(*http.Transport).MaxIdleConnsPerHost = 200
-		client.Timeout = 10 * time.Second
-		defer client.CloseIdleConnections()
-		clients = append(clients, client)
-	}
-	total := int((killBefore + killAfter).Seconds() * killRate)
-	responses := make([]response, total)
-	var wg sync.WaitGroup
 	var killed time.Time
-	began := time.Now()
-	for i := range total {
-		at := began.Add(time.Duration(i) * time.Second / killRate)
-		time.Sleep(time.Until(at))
-		if killed.IsZero() && time.Since(began) >= killBefore {
-			killed = time.Now()
-			wg.Go(victim.Kill)
-		}
-		wg.Go(func() { responses[i] = get(ctx, clients[i%len(clients)], "steady") })
-	}
-	wg.Wait()
+	dead := make(chan struct{})
+	go func() {
+		defer close(dead)
+		time.Sleep(killBefore)
+		killed = time.Now()
+		victim.Kill()
+	}()
+	responses := load(ctx, "steady", others, killRate, killBefore+killAfter)
+	<-dead
+	total := len(responses)
 	failed, onVictim := 0, 0
 	for _, r := range responses { // the first failures are told
 		if r.err != nil {
@@ -157,13 +170,13 @@ func kill(ctx context.Context, b *bench) error {
 	for i, m := range others {
 		var before, after []time.Duration
 		for j := i; j < total; j += len(others) {
-			if r := responses[j]; r.began.Before(killed) {
+			if r := responses[j]; r.over(killed) {
 				before = append(before, r.took)
 			} else {
 				after = append(after, r.took)
 			}
 		}
-		note("kill: through %s: before p50 %v p99 %v, after p50 %v p99 %v", m.ID, quantile(before, 0.5).Round(time.Millisecond), quantile(before, 0.99).Round(time.Millisecond),
+		note("kill: through %s: %v and %v from the holders: before p50 %v p99 %v, after p50 %v p99 %v", m.ID, c.Lab.RTT(m.Node, victim.Node), c.Lab.RTT(m.Node, all[5].Node), quantile(before, 0.5).Round(time.Millisecond), quantile(before, 0.99).Round(time.Millisecond),
 			quantile(after, 0.5).Round(time.Millisecond), quantile(after, 0.99).Round(time.Millisecond))
 	}
 	count("lab_kill_failed", failed, total)
@@ -172,15 +185,16 @@ func kill(ctx context.Context, b *bench) error {
 }
 
 // back returns how long after the kill requests began that took longer than before: the end of the last quarter
-// second whose p99 is above twice the p99 before the kill.
+// second whose p99 is above twice the p99 of those that were over before the kill. Requests that were under way
+// then count for the first quarter.
 func back(responses []response, killed time.Time) time.Duration {
 	const slot = 250 * time.Millisecond
 	var before []time.Duration
 	after := map[int][]time.Duration{}
 	for _, r := range responses {
-		switch since := r.began.Sub(killed); {
-		case since < -2*time.Second || r.began.IsZero(): // warming up
-		case since < 0:
+		switch since := max(0, r.began.Sub(killed)); {
+		case r.began.Before(killed.Add(-killSteady)): // warming up
+		case r.over(killed):
 			before = append(before, r.took)
 		default:
 			after[int(since/slot)] = append(after[int(since/slot)], r.took)
@@ -199,7 +213,7 @@ func back(responses []response, killed time.Time) time.Duration {
 
 func worstOf(responses []response, after time.Time) (worst time.Duration) {
 	for _, r := range responses {
-		if r.began.After(after) {
+		if !r.over(after) {
 			worst = max(worst, r.took)
 		}
 	}

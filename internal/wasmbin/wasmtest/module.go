@@ -5,6 +5,7 @@ package wasmtest
 import (
 	"encoding/binary"
 	"strings"
+	"time"
 )
 
 // Module is a module under construction. Import functions before adding others: indices count
@@ -190,6 +191,25 @@ func Answer(text string) []byte {
 	m.Export("handle_request", 0, m.Func(":I", 0, Const(1), Const(0), Const(len(text)), Call(write), Const64(0)))
 	m.Export("handle_response", 0, m.Func("ii:", 0))
 	return m.Bytes()
+}
+
+// Waiting makes an http-wasm handler that waits for a time by poll_oneoff, which takes no processor, and
+// answers with a text then.
+func Waiting(d time.Duration, text string) *Module {
+	const drop, monotonic, at = 0x1a, "\x01", 512
+	var m Module
+	write := m.Import("http_handler", "write_body", "iii:")
+	poll := m.Import("wasi_snapshot_preview1", "poll_oneoff", "iiii:i")
+	m.Memory(1, 0)
+	// One subscription at 0: what it is called (8 bytes), its kind (0, a clock), at 16 which, at 24 how long.
+	m.Data(16, monotonic)
+	m.Data(24, string(binary.LittleEndian.AppendUint64(nil, uint64(d))))
+	m.Data(at, text)
+	m.Export("handle_request", 0, m.Func(":I", 0,
+		Const(0), Const(100), Const(1), Const(200), Call(poll), drop,
+		Const(1), Const(at), Const(len(text)), Call(write), Const64(0)))
+	m.Export("handle_response", 0, m.Func("ii:", 0))
+	return &m
 }
 
 // Trap returns an http-wasm handler that is spoilt by every request.
