@@ -16,6 +16,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -41,8 +42,13 @@ type Config struct {
 	Plain bool // also plain HTTP listeners, on any free port
 	Near  bool // no distances: every packet arrives at once
 
-	OutboundAllow []string // node.Config's
-	TraceEndpoint string   // likewise
+	OutboundAllow []string // node.Config's, like those that follow
+	TraceEndpoint string
+	Trusted       []netip.Prefix
+
+	GeoDatabases   []string
+	NearerGateway  string
+	GatewayDomains map[perigee.NodeID]string
 
 	Trial time.Duration // how long a new revision is watched on one node before it goes on; default 50 ms
 
@@ -208,7 +214,8 @@ func (f *Fleet) launch(dir node.Dir, region perigee.Region, socket net.PacketCon
 func (f *Fleet) run(m *Member, socket net.PacketConn, https string) error {
 	cfg := node.Config{
 		Dir: m.Dir, Socket: socket, HTTPS: https, CodeDir: f.cfg.CodeDir, Admit: f.cfg.Admit,
-		DrainTimeout: drainTimeout, Trial: f.cfg.Trial, Receipt: f.cfg.Receipt, OutboundAllow: f.cfg.OutboundAllow, TraceEndpoint: f.cfg.TraceEndpoint, Logger: f.cfg.Logger,
+		DrainTimeout: drainTimeout, Trial: f.cfg.Trial, Receipt: f.cfg.Receipt, OutboundAllow: f.cfg.OutboundAllow, TraceEndpoint: f.cfg.TraceEndpoint, Trusted: f.cfg.Trusted,
+		GeoDatabases: f.cfg.GeoDatabases, NearerGateway: f.cfg.NearerGateway, GatewayDomains: f.cfg.GatewayDomains, Logger: f.cfg.Logger,
 	}
 	if f.cfg.Plain {
 		cfg.HTTP = "127.0.0.1:0"

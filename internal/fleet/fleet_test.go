@@ -74,15 +74,20 @@ func hello(t *testing.T, policy perigee.Policy) (*perigee.Manifest, *bundle.Arch
 
 func start(t *testing.T, near bool, regions ...perigee.Region) *fleet.Fleet {
 	t.Helper()
+	return startWith(t, fleet.Config{Near: near, Regions: regions})
+}
+
+// startWith starts a fleet with settings of its own.
+func startWith(t *testing.T, cfg fleet.Config) *fleet.Fleet {
+	t.Helper()
 	began := time.Now()
-	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	f, err := fleet.Start(t.Context(), fleet.Config{
-		Dir: t.TempDir(), CodeDir: codeDir, Regions: regions, Admit: []string{os.Args[0], "admit"}, Near: near, Logger: logger,
-	})
+	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	cfg.Dir, cfg.CodeDir, cfg.Admit = t.TempDir(), codeDir, []string{os.Args[0], "admit"}
+	f, err := fleet.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d nodes agree after %v", len(regions), time.Since(began).Round(time.Millisecond))
+	t.Logf("%d nodes agree after %v", len(cfg.Regions), time.Since(began).Round(time.Millisecond))
 	t.Cleanup(func() {
 		began := time.Now()
 		if err := f.Close(); err != nil {
