@@ -95,6 +95,9 @@ var errDeadline = errors.New("limits.timeout")
 // A panic of next is passed on. When the function's timeout ends a request whose client is slow, the
 // deadlines of its connection are moved to the past, where w allows it, so that Invoke returns.
 func (r *Runtime) Invoke(ctx context.Context, id perigee.RevisionID, w http.ResponseWriter, req *http.Request, next http.Handler) (usage Usage, err error) {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		return usage, fmt.Errorf("invoke %s: %w", id, cause) // the client left, and a guest that is stopped costs a new instance
+	}
 	rev, err := r.acquire(id)
 	if err != nil {
 		return usage, err

@@ -123,6 +123,42 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// unwilling is a client that takes nothing.
+type unwilling struct{ header http.Header }
+
+func (u unwilling) Header() http.Header       { return u.header }
+func (u unwilling) WriteHeader(int)           {}
+func (u unwilling) Write([]byte) (int, error) { return 0, errors.New("the client has gone") }
+
+// TestClientsThatLeave checks that a client that leaves before its guest starts, or once it has returned, costs
+// no instance: making one takes much longer than a request.
+func TestClientsThatLeave(t *testing.T) {
+	r := open(t, runtime.Config{})
+	load(t, r, "f", build(t, "../examples/hello"), perigee.Limits{})
+	gone := errors.New("the client has gone")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(gone)
+	if u, err := r.Invoke(ctx, "f", httptest.NewRecorder(), get("/"), nil); !errors.Is(err, gone) || u.Wall != 0 {
+		t.Errorf("left before: %v, the guest ran for %v", err, u.Wall)
+	}
+	resets := 0
+	for range 20 {
+		if _, err := r.Invoke(t.Context(), "f", unwilling{http.Header{}}, get("/"), nil); err == nil {
+			t.Fatal("an answer that was not taken is no error")
+		}
+		_, u, err := invoke(t, r, "f", get("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u.Start == runtime.StartReset {
+			resets++
+		}
+	}
+	if resets < 10 {
+		t.Errorf("%d instances of 20 were used again", resets)
+	}
+}
+
 // TestManyAtOnce runs well-behaved and hostile guests side by side.
 func TestManyAtOnce(t *testing.T) {
 	r := open(t, runtime.Config{Slots: 64})

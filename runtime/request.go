@@ -114,11 +114,13 @@ func (q *request) run(ctx context.Context, next http.Handler) error {
 	}
 	q.served = true
 	q.rest()
-	if err := q.exchange.Answer.Finish(); err != nil {
+	err = q.exchange.Answer.Finish()
+	var guest *GuestError
+	q.clean = !errors.As(err, &guest) // a client that left says nothing about the instance
+	if err != nil {
 		q.exchange.Note(err)
 		return q.diagnose(ctx, err, "")
 	}
-	q.clean = true
 	return nil
 }
 
