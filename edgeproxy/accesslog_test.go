@@ -5,6 +5,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
+	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -38,7 +41,7 @@ func TestAccessLog(t *testing.T) {
 	stop := run(t, p)
 	r, _ := http.NewRequest("POST", "https://"+testHost+"/a%20b?token=s3cret", strings.NewReader("12345678"))
 	for name, value := range map[string]string{
-		"Authorization": "Bearer s3cret", "Cookie": "session=s3cret", "User-Agent": "test\n\"1\"", "Referer": "https://u:s3cret@example.com/from?key=s3cret#s3cret",
+		"Authorization": "Bearer s3cret", "Proxy-Authorization": "Basic s3cret", "Cookie": "session=s3cret", "X-Api-Key": "s3cret", "User-Agent": "test\n\"1\"", "Referer": "https://u:s3cret@example.com/from?key=s3cret#s3cret",
 		"Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	} {
 		r.Header[name] = []string{value}
@@ -70,6 +73,36 @@ func TestAccessLog(t *testing.T) {
 	}
 	if !strings.Contains(out.all[2], `"status":404`) || !strings.Contains(out.all[2], `"error":"unknown"`) {
 		t.Errorf("a refusal: %s", out.all[2])
+	}
+}
+
+// TestAccessLogDocs holds the fields that docs/accesslog.md explains against those that are written.
+func TestAccessLogDocs(t *testing.T) {
+	doc, err := os.ReadFile("../docs/accesslog.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	explained := map[string]bool{}
+	for row := range strings.Lines(string(doc)) {
+		if cells := strings.Split(row, "|"); len(cells) == 4 {
+			for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(cells[1], -1) {
+				if explained[m[1]] {
+					t.Errorf("docs/accesslog.md explains %s twice", m[1])
+				}
+				explained[m[1]] = true
+			}
+		}
+	}
+	line := reflect.TypeFor[accessLine]()
+	for i := range line.NumField() {
+		name, _, _ := strings.Cut(line.Field(i).Tag.Get("json"), ",")
+		if !explained[name] {
+			t.Errorf("docs/accesslog.md does not explain %q", name)
+		}
+		delete(explained, name)
+	}
+	for name := range explained {
+		t.Errorf("docs/accesslog.md explains %q, which is not written", name)
 	}
 }
 
