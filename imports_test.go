@@ -73,7 +73,7 @@ var homes = map[string][]string{
 	"github.com/spf13/pflag":               {"cmd/perigee"},
 	"github.com/fsnotify/fsnotify":         {"cmd/perigee"},
 	"golang.org/x/term":                    {"cmd/perigee"},
-	"golang.org/x/net":                     {"internal/origin", "internal/handover"},
+	"golang.org/x/net":                     {"internal/origin", "internal/handover", "edgeproxy"},
 	"golang.org/x/sys":                     {"runtime", "internal/peerlink", "cmd/perigee", "edgeproxy", "node", "internal/lab", "internal/handover"},
 	"golang.org/x/time":                    {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node"},
 	"golang.org/x/sync":                    {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node", "cmd/perigee", "internal/fleet"},

@@ -18,6 +18,8 @@ const maxReplay = 64 << 10
 type body struct {
 	src     io.Reader // of the server, which closes it
 	stall   *stall
+	toll    *toll       // of the connection; nil = none is taken
+	chunked bool        // its length was not said
 	trailer http.Header // filled by src at its end; shared with the requests made from this one
 
 	size atomic.Int64 // bytes read from src
@@ -42,8 +44,12 @@ const (
 	bodyFailed                     // the client did not send it whole
 )
 
-// maxUnread is how much of a body that nobody wanted is read, so that the connection can be used again.
-const maxUnread = 256 << 10
+// Of a body that nobody wanted so much is read, so that the connection can be used again. Chunks may be a byte
+// each, which costs much more to read.
+const (
+	maxUnread       = 256 << 10
+	maxUnreadChunks = 16 << 10
+)
 
 var (
 	errBodyGone = errors.New("the request's body was sent already and is too large to keep")
@@ -52,7 +58,7 @@ var (
 
 func newBody(r *http.Request, s *stall, rate int64) *body {
 	cleanTrailer(r.Trailer)
-	b := &body{src: r.Body, stall: s, trailer: r.Trailer, rate: rate}
+	b := &body{src: r.Body, stall: s, chunked: r.ContentLength < 0, trailer: r.Trailer, rate: rate}
 	b.keep.Store(true)
 	return b
 }
@@ -144,6 +150,7 @@ func (b *body) readLocked(p []byte) (int, error) {
 	b.stall.beforeRead(b.size.Load() == 0, b.patience())
 	n, err := b.src.Read(p)
 	b.waited += time.Since(began)
+	b.toll.refund(n)
 	if size := b.size.Add(int64(n)); size <= maxReplay && b.keep.Load() {
 		b.kept = append(b.kept, p[:n]...)
 	} else {
@@ -180,7 +187,11 @@ func (b *body) drain() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.ended && b.fail.CompareAndSwap(nil, &errBodyLeft) {
-		_, err := io.CopyN(io.Discard, b.src, maxUnread)
+		most := int64(maxUnread)
+		if b.chunked {
+			most = maxUnreadChunks
+		}
+		_, err := io.CopyN(io.Discard, b.src, most)
 		b.ended = err == io.EOF
 	}
 	return b.ended

@@ -16,10 +16,12 @@ import (
 
 // A client may give up requests that it made, but not make them in order to give them up: more than
 // goneBurst at once, or goneRate a second, end its connection. A browser gives up a page's requests
-// when its reader leaves, which are 100 at most on one connection.
+// when its reader leaves, which are 100 at most on one connection. A request whose form is refused counts as
+// goneMalformed of them: it costs its client little, and us to read it.
 const (
-	goneBurst = 200
-	goneRate  = 20
+	goneBurst     = 200
+	goneRate      = 20
+	goneMalformed = 10
 )
 
 // proxyTime is for the PROXY header of a load balancer, which sends it at once.
@@ -30,6 +32,7 @@ type session struct {
 	end  func() // ends the connection, whatever is under way
 	gone *rate.Limiter
 	used atomic.Bool
+	toll toll // HTTP/2
 
 	passed bool               // by another gateway, over the mesh
 	by     perigee.NodeClaims // which
@@ -57,9 +60,10 @@ func firstOfSession(ctx context.Context) bool {
 	return !ok || !s.used.Load() && s.used.CompareAndSwap(false, true)
 }
 
-// gaveUp is told of each request that its client gave up.
-func gaveUp(ctx context.Context) {
-	if s, ok := ctx.Value(sessionKey{}).(*session); ok && !s.gone.Allow() {
+// wasted is told of each request that its client gave up, and with goneMalformed of each that was refused for its
+// form.
+func wasted(ctx context.Context, n int) {
+	if s, ok := ctx.Value(sessionKey{}).(*session); ok && !s.gone.AllowN(time.Now(), n) {
 		s.end()
 	}
 }

@@ -264,6 +264,29 @@ func TestH2Floods(t *testing.T) {
 			return c.WriteContinuation(1, false, bytes.Repeat([]byte("\x00\x01a\x01b"), 2000))
 		}},
 		{"pings unread", false, 2_000_000, func(c *h2, i int) error { return c.WritePing(false, [8]byte{}) }},
+		{"pings", true, 5000, func(c *h2, i int) error { return c.WritePing(false, [8]byte{}) }},
+		{"settings", true, 5000, func(c *h2, i int) error { return c.WriteSettings() }},
+		{"windows", true, 5000, func(c *h2, i int) error { return c.WriteWindowUpdate(0, 1) }},
+		{"unknown frames", true, 5000, func(c *h2, i int) error { return c.WriteRawFrame(0xfa, 0, 0, nil) }},
+		{"empty data", true, 5000, func(c *h2, i int) error {
+			if i == 0 {
+				return c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: c.head, EndHeaders: true})
+			}
+			return c.WriteData(1, false, nil)
+		}},
+		{"too many fields", true, 5000, func(c *h2, i int) error {
+			fields := append(c.head[:len(c.head):len(c.head)], bytes.Repeat([]byte("\x00\x01a\x01b"), maxFields+1)...)
+			time.Sleep(100 * time.Microsecond)
+			return c.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: fields, EndStream: true, EndHeaders: true})
+		}},
+		{"made you reset", true, 5000, func(c *h2, i int) error {
+			id := uint32(2*i + 1)
+			if err := c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: c.head, EndStream: true, EndHeaders: true}); err != nil {
+				return err
+			}
+			time.Sleep(100 * time.Microsecond)
+			return c.WriteRawFrame(http2.FrameWindowUpdate, 0, id, make([]byte, 4))
+		}},
 	} {
 		t.Run(flood.name, func(t *testing.T) {
 			c := dialH2(t, p, ca, flood.read)

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
 	_ "github.com/perigee-edge/perigee/edgeproxy/xconnect" // WebSockets over HTTP/2
 )
@@ -54,9 +56,26 @@ func (p *Proxy) newServer(withTLS bool) *http.Server {
 		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
 	if withTLS {
+		p.takeToll(server)
 		server.TLSConfig = p.withTickets(&tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.certs.get, NextProtos: []string{"h2", "http/1.1", acme.Protocol}})
 	}
 	return server
+}
+
+// takeToll has the clients of HTTP/2 pay for frames.
+func (p *Proxy) takeToll(server *http.Server) {
+	//lint:ignore SA1019 http.Server lets nobody see the frames
+	h2 := &http2.Server{}
+	//lint:ignore SA1019 as above
+	if err := http2.ConfigureServer(server, h2); err != nil {
+		panic(err) // of a TLS configuration, and there is none yet
+	}
+	server.TLSNextProto["h2"] = func(s *http.Server, c *tls.Conn, h http.Handler) {
+		ctx := h.(interface{ BaseContext() context.Context }).BaseContext() // as x/net's own function does
+		paying := newTollConn(c, &ctx.Value(sessionKey{}).(*session).toll, p.metrics.flooded.Inc)
+		//lint:ignore SA1019 as above
+		h2.ServeConn(paying, &http2.ServeConnOpts{Context: ctx, Handler: h, BaseConfig: s})
+	}
 }
 
 // listen serves one listener until it is closed.

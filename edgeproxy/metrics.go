@@ -27,6 +27,7 @@ type Metrics struct {
 	webSockets   prometheus.Gauge
 	encoded      *prometheus.CounterVec
 	refusedConns prometheus.Counter
+	flooded      prometheus.Counter
 	droppedLines prometheus.Counter
 
 	done [len(statusClasses)][len(startLabels)]prometheus.Counter // requests, looked up once
@@ -86,6 +87,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m.refusedConns = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "perigee_edgeproxy_refused_connections_total", Help: "Connections of clients closed at once, since there were too many.",
 	})
+	m.flooded = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "perigee_edgeproxy_flooded_connections_total", Help: "Connections of clients closed, since they sent more frames than fit what they asked.",
+	})
 	m.droppedLines = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "perigee_edgeproxy_access_log_dropped_total", Help: "Lines of the access log that were lost, since the disk was slow or full.",
 	})
@@ -97,7 +101,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for i, where := range wheres {
 		m.time[i] = m.seconds.WithLabelValues(where)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.webSockets, m.encoded, m.refusedConns, m.droppedLines)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.webSockets, m.encoded, m.refusedConns, m.flooded, m.droppedLines)
 	return m
 }
 

@@ -81,13 +81,14 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
 		v.body = newBody(r, &v.stall, p.cfg.MinBodyRate)
+		v.body.toll = tollOf(r)
 		if d, ok := w.(interface{ EnableFullDuplex() error }); ok {
 			v.unread = r.ProtoMajor == 1
 			_ = d.EnableFullDuplex() // HTTP/1 only; elsewhere it is so anyway
 		}
 	}
 	if up != nil {
-		up.limit = p.cfg.IdleTimeout
+		up.limit, up.toll = p.cfg.IdleTimeout, tollOf(r)
 		v.answer.up, v.answer.tunnels = up, &p.tunnels
 	}
 	p.metrics.inFlight.Inc()
@@ -117,6 +118,9 @@ func (v *visit) answerClient(w http.ResponseWriter, client netip.Addr) {
 		return
 	}
 	if pr := v.receive(); pr != nil {
+		if pr.malformed() {
+			defer wasted(r.Context(), goneMalformed)
+		}
 		v.refuse(pr)
 		return
 	}
@@ -386,7 +390,7 @@ func (v *visit) end() {
 	}
 	p.metrics.inFlight.Dec()
 	if v.in.ProtoMajor > 1 && v.in.Context().Err() != nil {
-		gaveUp(v.in.Context())
+		wasted(v.in.Context(), 1)
 	}
 	p.metrics.request(v.answer.status, v.receipt.Start, v.where, took)
 	v.record(took)

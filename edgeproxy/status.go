@@ -65,6 +65,15 @@ type problem struct {
 	cause    string // short label for the refusals metric
 }
 
+// malformed reports whether a request was refused for its form.
+func (pr *problem) malformed() bool {
+	switch pr.cause {
+	case "misdirected", "protocol", "method", "header", "path", "host":
+		return true
+	}
+	return false
+}
+
 // problemOf is the one place that turns the failure of a request into an HTTP status.
 func problemOf(err error, fn *perigee.Function) problem {
 	var (

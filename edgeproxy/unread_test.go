@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -108,4 +109,16 @@ func TestRefusalsDoNotWait(t *testing.T) {
 			t.Errorf("%s: %s, %q, %v, the connection is to close: %v", length, resp.Status, b, err, resp.Close)
 		}
 	}
+}
+
+// TestUnreadChunks: chunks that nobody read are not read for the next request's sake, if they are many.
+func TestUnreadChunks(t *testing.T) {
+	for size, want := range map[int]bool{maxUnreadChunks / 2: true, 2 * maxUnreadChunks: false} {
+		b := &body{src: strings.NewReader(strings.Repeat("a", size)), chunked: true}
+		if b.drain() != want {
+			t.Errorf("%d bytes: read to the end is not %v", size, want)
+		}
+	}
+	b := &body{src: strings.NewReader(strings.Repeat("a", 2*maxUnreadChunks))}
+	equal(t, "of a known length", b.drain(), true)
 }

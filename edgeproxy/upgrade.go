@@ -28,6 +28,7 @@ const headerProtocol = ":protocol"
 type upgrade struct {
 	key    string // of the client's handshake; "" = extended CONNECT, which has none
 	src    io.Reader
+	toll   *toll         // of the connection; nil = none is taken
 	conn   net.Conn      // HTTP/1, when it is open
 	opened chan struct{} // closed when src may be read
 	over   chan struct{} // closed at the end
@@ -189,6 +190,7 @@ func (v *upgradeView) Read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	n, err := v.u.src.Read(p)
+	v.u.toll.refund(n)
 	v.u.received.Add(int64(n))
 	v.u.moved()
 	return n, err
