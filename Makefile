@@ -81,6 +81,10 @@ bench-front: bin/front ## the front door beside Caddy and a bare server (needs w
 bench-certs: bin/front ## certificates of a public CA on three nodes: time, storms, kills
 	cd bench/front && ../../bin/front -acme ../../bin
 
+.PHONY: bench-attack
+bench-attack: bin/front ## what attacks on the front door cost a node and their sender (Linux)
+	cd bench/front && ../../bin/front -attack ../../bin
+
 .PHONY: bench-restart
 bench-restart: bin/front ## requests that fail while every node of three is upgraded in turn, over HTTP/1, 2 and 3 (Linux)
 	cd bench/front && ../../bin/front -restart ../../bin

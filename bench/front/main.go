@@ -4,8 +4,10 @@
 //	front BIN      BIN has caddy, h2spec, perigee and pebble/ (make bench-front)
 //	front -acme BIN   the figures of certificates, with Pebble and separate nodes
 //	front -restart BIN   requests that fail while nodes are upgraded
+//	front -attack BIN [NAME]   what attacks cost a node and their sender; those whose names have NAME in them
 //
-// As a child it is one of the servers: front -serve perigee|bare ADDR DIR.
+// As a child it is one of the servers, front -serve perigee|bare ADDR DIR, or the sender of one attack:
+// front -attacker NAME ADDR.
 package main
 
 import (
@@ -43,11 +45,17 @@ func main() {
 	serve := flag.String("serve", "", "be a server: perigee or bare")
 	acme := flag.Bool("acme", false, "measure certificates")
 	restart := flag.Bool("restart", false, "measure upgrades")
+	attack := flag.Bool("attack", false, "measure attacks")
+	attacker := flag.String("attacker", "", "be the sender of an attack")
 	flag.Parse()
 	var err error
 	switch {
 	case *serve != "":
 		err = beServer(*serve, flag.Arg(0), flag.Arg(1))
+	case *attacker != "":
+		err = beAttacker(*attacker, flag.Arg(0))
+	case *attack:
+		err = measureAttacks(flag.Arg(0), flag.Arg(1))
 	case *acme:
 		err = measureCerts(flag.Arg(0))
 	case *restart:

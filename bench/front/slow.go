@@ -44,36 +44,57 @@ func slowClients(addr string) error {
 	return nil
 }
 
-// p99 asks 200 times a second for three seconds.
-func p99(proto, addr string) (time.Duration, error) {
-	var tr http.RoundTripper
+// healthy is a client of one connection.
+type healthy struct {
+	http.RoundTripper
+	close func()
+}
+
+// clientOf returns a client that speaks one protocol, whatever the name leads to.
+func clientOf(proto, addr string) healthy {
 	conf := &tls.Config{ServerName: host, InsecureSkipVerify: true}
 	if proto == "h3" {
 		t := &http3.Transport{TLSClientConfig: conf, Dial: func(ctx context.Context, _ string, c *tls.Config, q *quic.Config) (*quic.Conn, error) {
 			return quic.DialAddrEarly(ctx, addr, c, q)
 		}}
-		defer t.Close()
-		tr = t
-	} else {
-		var p http.Protocols
-		p.SetHTTP1(proto == "h1")
-		p.SetHTTP2(proto == "h2")
-		t := &http.Transport{TLSClientConfig: conf, Protocols: &p, DialContext: func(ctx context.Context, n, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, n, addr)
-		}}
-		defer t.CloseIdleConnections()
-		tr = t
+		return healthy{t, func() { t.Close() }}
 	}
+	var p http.Protocols
+	p.SetHTTP1(proto == "h1")
+	p.SetHTTP2(proto == "h2")
+	t := &http.Transport{TLSClientConfig: conf, Protocols: &p, DialContext: func(ctx context.Context, n, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, n, addr)
+	}}
+	return healthy{t, t.CloseIdleConnections}
+}
+
+// get asks once.
+func (h healthy) get() error {
+	r, _ := http.NewRequest("GET", "https://"+host+"/", nil)
+	resp, err := h.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %s", resp.Status)
+	}
+	return nil
+}
+
+// p99 asks 200 times a second for three seconds.
+func p99(proto, addr string) (time.Duration, error) {
+	c := clientOf(proto, addr)
+	defer c.close()
 	var took []time.Duration
 	for range 600 {
 		began := time.Now()
-		r, _ := http.NewRequest("GET", "https://"+host+"/", nil)
-		resp, err := tr.RoundTrip(r)
-		if err != nil {
+		if err := c.get(); err != nil {
 			return 0, err
 		}
-		_, _ = io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
 		took = append(took, time.Since(began))
 		time.Sleep(max(0, 5*time.Millisecond-time.Since(began)))
 	}
