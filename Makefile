@@ -65,7 +65,7 @@ bin/pebble: # an ACME server for tests
 
 .PHONY: test-acme
 test-acme: bin/pebble ## certificates of a public CA, with Pebble and separate processes (needs curl)
-	PERIGEE_PEBBLE=$(CURDIR)/bin/pebble go test -count=1 -run '^TestACME$$' ./cmd/perigee
+	PERIGEE_PEBBLE=$(CURDIR)/bin/pebble go test -count=1 -timeout 20m -parallel 1 -run '^TestACME$$' ./cmd/perigee
 
 .PHONY: bin/front
 bin/front: bin/perigee bin/pebble # what the figures of the front door need

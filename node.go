@@ -54,7 +54,7 @@ type Row struct {
 	Revisions   map[RevisionID]Warmth `json:"revisions,omitempty"`
 	Trials      map[RevisionID]Trial  `json:"trials,omitempty"` // of revisions that did not pass here (yet)
 	Load        Load                  `json:"load"`
-	ClockOff    Duration              `json:"clock_off,omitempty"` // how far its clock is behind the median of its peers', in steps of 100 ms; negative = ahead
+	ClockOff    Offset                `json:"clock_off,omitempty"` // how far its clock is behind the median of its peers', in steps of 100 ms; negative = ahead
 	Memory      Bytes                 `json:"memory,omitempty"`    // what it has for guests; 0 = not told
 	Near        map[string]uint32     `json:"near,omitempty"`      // round trips to hosts that policies want to be near to, in microseconds
 	Traffic     map[string]Traffic    `json:"traffic,omitempty"`   // by function; the idle are left out, and of many those with the least

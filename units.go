@@ -72,3 +72,19 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	*d = Duration(v)
 	return nil
 }
+
+// Offset is a Duration that may be negative, between two clocks.
+type Offset time.Duration
+
+// MarshalText is the inverse of UnmarshalText.
+func (o Offset) MarshalText() ([]byte, error) { return []byte(time.Duration(o).String()), nil }
+
+// UnmarshalText reads the form of time.ParseDuration.
+func (o *Offset) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("offset %.40q: want a number and a unit, like \"-1.5s\"", text)
+	}
+	*o = Offset(v)
+	return nil
+}

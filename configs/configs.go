@@ -35,14 +35,15 @@ type Node struct {
 	HTTP3 bool   `toml:"http3"` // HTTP/3 too, on the UDP port of HTTPS
 	HTTP  string `toml:"http"`  // TCP address without TLS; "" = off
 
-	ACMEEmail      string   `toml:"acme_email"`      // "" = no public CA
-	ACMEDirectory  string   `toml:"acme_directory"`  // URL of the CA
-	ACMERoots      string   `toml:"acme_roots"`      // PEM file of what the CA's own certificate leads to; "" = the system's
-	ACMEEAB        string   `toml:"acme_eab"`        // "ID:KEY" of an account that the CA knows already; "" = none
-	ACMEDNS        string   `toml:"acme_dns"`        // "IP:PORT" of a name server that takes updates; "" = no wildcards
-	ACMEDNSKey     string   `toml:"acme_dns_key"`    // "NAME:ALGORITHM:SECRET" that signs them
-	ProxyProtocol  []string `toml:"proxy_protocol"`  // load balancers that begin each connection with a PROXY header
-	TrustedProxies []string `toml:"trusted_proxies"` // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
+	ACMEEmail      string   `toml:"acme_email"`         // "" = no public CA
+	ACMEDirectory  string   `toml:"acme_directory"`     // URL of the CA
+	ACMERoots      string   `toml:"acme_roots"`         // PEM file of what the CA's own certificate leads to; "" = the system's
+	ACMEEAB        string   `toml:"acme_eab"`           // "ID:KEY" of an account that the CA knows already; "" = none
+	ACMEDNS        string   `toml:"acme_dns"`           // "IP:PORT" of a name server that takes updates; "" = no wildcards
+	ACMEDNSKey     string   `toml:"acme_dns_key"`       // "NAME:ALGORITHM:SECRET" that signs them
+	ACMEResolvers  []string `toml:"acme_dns_resolvers"` // "HOST:PORT" each, asked about the zone; empty = the system's, and the zone's own servers
+	ProxyProtocol  []string `toml:"proxy_protocol"`     // load balancers that begin each connection with a PROXY header
+	TrustedProxies []string `toml:"trusted_proxies"`    // proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
 
 	AdminSocket string `toml:"admin_socket"` // path; "" = <data_dir>/admin.sock, relative = beside the settings file
 	AdminHTTP   string `toml:"admin_http"`   // TCP address of /livez, /readyz and /metrics; "" = off
@@ -104,6 +105,7 @@ func Default() Node {
 		ACMEDirectory:       "https://acme-v02.api.letsencrypt.org/directory",
 		ProxyProtocol:       []string{},
 		TrustedProxies:      []string{},
+		ACMEResolvers:       []string{},
 		MaxConnections:      20_000,
 		MaxConnectionsPerIP: 500,
 		MinBodyRate:         128,
@@ -314,6 +316,11 @@ func (n *Node) checkACME(ps *strict.Problems) {
 	}
 	if host, _, err := net.SplitHostPort(n.ACMEDNS); err != nil || host == "" {
 		ps.Add("acme_dns", `%.80q is no address: write "HOST:PORT"`, n.ACMEDNS)
+	}
+	for i, addr := range n.ACMEResolvers {
+		if host, _, err := net.SplitHostPort(addr); err != nil || host == "" {
+			ps.Add(fmt.Sprintf("acme_dns_resolvers[%d]", i), `%.80q is no address: write "HOST:PORT"`, addr)
+		}
 	}
 	if strings.Count(n.ACMEDNSKey, ":") != 2 {
 		ps.Add("acme_dns_key", `write "NAME:ALGORITHM:SECRET", for example "perigee.:hmac-sha256:c2VjcmV0"`)

@@ -102,6 +102,7 @@ func TestParseErrors(t *testing.T) {
 		{"acme_directory = 'http://ca'", `f.toml:1:1: acme_directory: "http://ca" is no https:// URL`},
 		{"acme_eab = 'x'", `f.toml:1:1: acme_eab: write the key's id`},
 		{"acme_dns = 'ns1'", `f.toml:1:1: acme_dns: "ns1" is no address: write "HOST:PORT"`},
+		{"acme_dns = 'ns1:53'\nacme_dns_key = 'a:b:c'\nacme_dns_resolvers = ['ns2']", `f.toml:3:1: acme_dns_resolvers[0]: "ns2" is no address: write "HOST:PORT"`},
 		{"acme_dns = 'ns1:53'", `f.toml: acme_dns_key: write "NAME:ALGORITHM:SECRET"`},
 		{"proxy_protocol = ['lb']", `f.toml:1:1: proxy_protocol[0]: "lb" is no range or address`},
 		{"trusted_proxies = ['10.0.0.1/8']", `f.toml:1:1: trusted_proxies[0]: "10.0.0.1/8" has bits behind its length: write 10.0.0.0/8`},

@@ -22,7 +22,7 @@ func dial1(t *testing.T, p *Proxy, ca *testCA) (*tls.Conn, *bufio.Reader) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(wsWatch))
 	return conn, bufio.NewReader(conn)
 }
 

@@ -85,7 +85,7 @@ func (o *ownRow) setDigest(d perigee.Digest) {
 func (o *ownRow) setClockOff(off time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if d := perigee.Duration(off.Round(100 * time.Millisecond)); o.row.ClockOff != d {
+	if d := perigee.Offset(off.Round(100 * time.Millisecond)); o.row.ClockOff != d {
 		o.row.ClockOff, o.quiet = d, true
 		o.wakeLocked()
 	}

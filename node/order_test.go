@@ -82,6 +82,15 @@ func (s *single) shared(host string, after uint64, holders ...perigee.NodeID) (*
 	return e, s.webCerts.forHost(host).Leaf
 }
 
+// hostOf returns a name of a function whose host an issuer is responsible for, while all are up.
+func (s *single) hostOf(id perigee.NodeID) string {
+	for i := 0; ; i++ {
+		if name := fmt.Sprintf("h%d", i); s.issuer.responsible(s.View(), name+".shop.example") == id {
+			return name
+		}
+	}
+}
+
 // TestOneOrderForAll: of two issuers one orders; the other answers the CA's question meanwhile, begins nothing of its own, and serves
 // what comes of it. A key goes only where the host's TLS may end.
 func TestOneOrderForAll(t *testing.T) {
@@ -145,14 +154,9 @@ func TestNotWhileAnotherDoes(t *testing.T) {
 	t.Parallel()
 	ca := acmetest.NewCA(t)
 	s, rest := certified(t, ca, "wdc")
-	host := func(of perigee.NodeID) string {
-		for i := 0; ; i++ {
-			if h := fmt.Sprintf("h%d.example.com", i); s.issuer.responsible(s.View(), h) == of {
-				return h
-			}
-		}
-	}
-	mine, other := host(s.ID()), host(rest[0].ID())
+	s.declare(s.pack("a", guest("1"), perigee.Policy{}))
+	s.shared("a.shop.example", 0, "fra-1", "wdc-1") // so there is an account
+	mine, other := s.hostOf(s.ID())+".shop.example", s.hostOf(rest[0].ID())+".shop.example"
 	i := newIssuer(s.Node, s.issuer.client.Load())
 	i.fetch = func(context.Context, perigee.NodeID, string) ([]byte, error) {
 		return fmt.Appendf(nil, `{%q: {"running": true}}`, mine), nil
@@ -238,9 +242,14 @@ func TestRemovedNodeHasNoKey(t *testing.T) {
 	t.Parallel()
 	ca := acmetest.NewCA(t)
 	s, _ := certified(t, ca, "wdc")
-	s.declare(s.pack("a", guest("1"), perigee.Policy{}))
-	const host = "a.shop.example"
+	name := s.hostOf(s.ID())
+	s.declare(s.pack(name, guest("1"), perigee.Policy{}))
+	host := name + ".shop.example"
 	before, old := s.shared(host, 0, "fra-1", "wdc-1")
+	wait(t, 20*time.Second, "the issuer knows when to renew it", func() bool {
+		o := s.issuer.known()[host]
+		return !o.Running && o.version == before.Version
+	})
 	if got := s.webCerts.worries(time.Now()); got != nil {
 		t.Errorf("worries: %v", got)
 	}
@@ -290,8 +299,8 @@ func TestNewIsNotRenewed(t *testing.T) {
 // TestWrongClock: an issuer whose clock differs from the others' is responsible for nothing, and says so to its operator.
 func TestWrongClock(t *testing.T) {
 	v := issuerView(map[perigee.NodeID]perigee.NodeState{"i-fra-1": perigee.NodeAlive, "i-wdc-1": perigee.NodeAlive, "i-syd-1": perigee.NodeAlive})
-	v.Observed.Nodes["i-syd-1"].ClockOff = perigee.Duration(-3 * time.Hour)
-	v.Observed.Nodes["i-fra-1"].ClockOff = perigee.Duration(200 * time.Millisecond)
+	v.Observed.Nodes["i-syd-1"].ClockOff = perigee.Offset(-3 * time.Hour)
+	v.Observed.Nodes["i-fra-1"].ClockOff = perigee.Offset(200 * time.Millisecond)
 	if got := issuers(v); !slices.Equal(got, []perigee.NodeID{"i-fra-1", "i-wdc-1"}) {
 		t.Errorf("issuers: %v", got)
 	}

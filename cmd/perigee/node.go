@@ -58,7 +58,7 @@ func newNodeLs(t *target) *cobra.Command {
 }
 
 // clockOff says how wrong a clock is, by the median of its peers'.
-func clockOff(d perigee.Duration) string {
+func clockOff(d perigee.Offset) string {
 	switch {
 	case d > 0:
 		return time.Duration(d).String() + " behind"

@@ -294,7 +294,7 @@ func acmeConfig(path string, cfg configs.Node) (ca acme.Config, err error) {
 	}
 	if cfg.ACMEDNS != "" {
 		key := strings.Split(cfg.ACMEDNSKey, ":") // configs has counted
-		ca.DNS = &acme.DNS{Server: cfg.ACMEDNS, KeyName: key[0], Algorithm: key[1], Key: key[2]}
+		ca.DNS = &acme.DNS{Server: cfg.ACMEDNS, KeyName: key[0], Algorithm: key[1], Key: key[2], Resolvers: cfg.ACMEResolvers}
 	}
 	return ca, nil
 }
