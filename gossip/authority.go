@@ -74,6 +74,7 @@ type grant struct {
 // after its key was revoked is kept, on all nodes alike, and means nothing.
 type authority struct {
 	genesis  *record.Genesis
+	epoch    uint32                    // the present one
 	grants   map[perigee.KeyID][]grant // in the order of redemption, whether or not in force
 	tokens   map[perigee.KeyID]*tokenEntry
 	nodes    map[perigee.NodeID]ed25519.PublicKey
@@ -97,10 +98,11 @@ func newAuthority(genesis *record.Genesis, governing []*entry) *authority {
 		nodes: map[perigee.NodeID]ed25519.PublicKey{}, verdicts: map[perigee.Digest]*RefusedError{},
 		keyEnd: map[perigee.KeyID]stamp{}, nodeEnd: map[perigee.NodeID]stamp{},
 	}
-	a.grant(grant{public: genesis.Operator, as: operator, inForce: true})
 	for _, e := range governing {
 		var verdict *RefusedError
 		switch body := e.body.(type) {
+		case *record.Genesis:
+			a.begin(e, body)
 		case *record.Token:
 			verdict = a.replayToken(e, body)
 		case *record.Redeem:
@@ -116,6 +118,15 @@ func newAuthority(genesis *record.Genesis, governing []*entry) *authority {
 func (a *authority) grant(g grant) {
 	id := record.KeyIDOf(g.public)
 	a.grants[id] = append(a.grants[id], g)
+}
+
+// begin replays the start of an epoch: whoever could write can, and no node of the epoch before is one of
+// this, so that its name is free. An operator's key stays one when another began the next epoch.
+func (a *authority) begin(e *entry, g *record.Genesis) {
+	a.epoch = e.rec.Epoch
+	a.grant(grant{public: g.Operator, as: operator, inForce: true})
+	clear(a.nodes)
+	clear(a.nodeEnd)
 }
 
 func (a *authority) replayToken(e *entry, t *record.Token) *RefusedError {
@@ -162,8 +173,8 @@ func (a *authority) replayRedeem(e *entry, r *record.Redeem) *RefusedError {
 	return verdict
 }
 
-// redeemable returns the token records that the redemption fits, apart from questions of time: its
-// signer is the one they name, it has a node name if they want one, and the bearer's proof is good.
+// redeemable returns the token records that the redemption fits, apart from questions of time: they are of
+// its epoch, its signer is the one they name, it has a node name if they want one, and the bearer's proof is good.
 func (st *tokenEntry) redeemable(e *entry) (list []*record.Token) {
 	if st == nil {
 		return nil
@@ -171,7 +182,7 @@ func (st *tokenEntry) redeemable(e *entry) (list []*record.Token) {
 	r := e.body.(*record.Redeem)
 	for _, other := range st.all {
 		t := other.body.(*record.Token)
-		if t.Signer != e.signer.ID || (t.Kind == record.TokenNode) != (r.Node != "") {
+		if other.rec.Epoch != e.rec.Epoch || t.Signer != e.signer.ID || (t.Kind == record.TokenNode) != (r.Node != "") {
 			continue
 		}
 		if e.tokenKey == nil && ed25519.Verify(t.Public, record.RedeemMessage(e.rec.Cluster, r.Public, r.Node), r.Proof) {

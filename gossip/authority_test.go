@@ -17,10 +17,8 @@ import (
 func (w *world) fold(raws ...[]byte) (*set, *folded) {
 	w.t.Helper()
 	s := newSet()
-	genesis, err := w.parser().parseGenesis(w.genesis)
-	w.must(err)
-	s.add(genesis)
-	auth := newAuthority(genesis.body.(*record.Genesis), s.governing)
+	s.add(w.geneses()...)
+	auth := newAuthority(w.parser().present().Genesis, s.governing)
 	waiting := w.parsed(raws...)
 	for progress := true; progress; {
 		progress = false

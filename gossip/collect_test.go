@@ -31,9 +31,7 @@ type crowd struct {
 func newCrowd(t *testing.T, seed uint64, nodes int) *crowd {
 	c := &crowd{world: newWorld(t), rng: rand.New(rand.NewPCG(seed, 7))}
 	c.parsing = c.world.parser()
-	genesis, err := c.parsing.parseGenesis(c.genesis)
-	c.must(err)
-	c.auth = newAuthority(genesis.body.(*record.Genesis), []*entry{genesis})
+	c.auth = newAuthority(c.parsing.present().Genesis, c.geneses())
 	for range nodes {
 		c.sets = append(c.sets, c.of(nil))
 	}

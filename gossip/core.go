@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"crypto/x509"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -31,8 +32,8 @@ type Core struct {
 	max     int64 // of the set, in bytes
 	started bool
 
-	parser    parser
-	genesis   *entry
+	parser    *parser
+	geneses   []*entry // of the epochs, the present one last
 	set       *set
 	fold      *folded
 	pending   *pending
@@ -80,16 +81,22 @@ type CoreConfig struct {
 	Claims func(perigee.NodeID) perigee.NodeClaims
 }
 
-// NewCore returns a core that holds the genesis record alone, which it verifies.
+// NewCore returns a core that holds the genesis record alone, and those before it, which it verifies.
 func NewCore(conf CoreConfig) (*Core, error) {
-	p := parser{cluster: conf.Cluster, genesis: record.ID(conf.Genesis), root: conf.Root, check: conf.CheckManifest}
-	genesis, err := p.parseGenesis(conf.Genesis)
+	p, err := newParser(conf.Genesis, conf.CheckManifest)
+	if err != nil {
+		return nil, err
+	}
+	if p.cluster != conf.Cluster || !p.present().root.Equal(conf.Root) {
+		return nil, fmt.Errorf("genesis record: %w: it does not fit this node's certificate", ErrForeign)
+	}
+	geneses, err := p.geneses()
 	if err != nil {
 		return nil, err
 	}
 	c := &Core{
 		self: conf.Self, region: conf.Region, chance: conf.Chance, max: int64(conf.Max),
-		parser: p, genesis: genesis, set: newSet(), pending: newPending(), aside: map[perigee.Digest]Aside{}, outlived: map[perigee.Digest]bool{}, try: conf.Read, clock: &clock{},
+		parser: p, geneses: geneses, set: newSet(), pending: newPending(), aside: map[perigee.Digest]Aside{}, outlived: map[perigee.Digest]bool{}, try: conf.Read, clock: &clock{},
 		boxes: map[perigee.NodeID]*outbox{}, calls: map[uint64]*pendingCall{}, batches: map[uint64]*batch{},
 		storing: map[perigee.Digest]*batch{}, limits: map[perigee.NodeID]*rate.Limiter{},
 	}

@@ -15,6 +15,7 @@ type Rule string
 // The rules, in the order in which they are checked.
 const (
 	RuleShape     Rule = "shape"     // not a well-formed record of this cluster
+	RuleEpoch     Rule = "epoch"     // of an epoch that a restore ended
 	RuleClock     Rule = "clock"     // stamped further ahead than clocks may differ, or this node's clock is off
 	RuleAuthor    Rule = "author"    // the key is not known here; it may be in a moment
 	RuleSignature Rule = "signature" // the signature does not fit

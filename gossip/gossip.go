@@ -1,10 +1,8 @@
 package gossip
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -174,36 +172,6 @@ func (c Config) fill() (Config, error) {
 	return c, nil
 }
 
-// parseGenesis checks the record on which all others rest: signed by the key that it names, for the
-// root certificate that this node trusts.
-func (p *parser) parseGenesis(raw []byte) (*entry, error) {
-	e, err := p.parse(raw)
-	if err != nil {
-		return nil, fmt.Errorf("genesis record: %w", err)
-	}
-	body, ok := e.body.(*record.Genesis)
-	if !ok {
-		return nil, fmt.Errorf("genesis record: it is a %s record", e.rec.Kind)
-	}
-	if err := e.rec.Verify(body.Operator); err != nil {
-		return nil, fmt.Errorf("genesis record: %w", err)
-	}
-	if body.Domain != "" {
-		if err := perigee.CheckHost(body.Domain); err != nil {
-			return nil, fmt.Errorf("genesis record: domain: %w", err)
-		}
-	}
-	root, err := x509.ParseCertificate(body.Root)
-	if err != nil {
-		return nil, fmt.Errorf("genesis record: root certificate: %w", err)
-	}
-	if body.Cluster != p.cluster || !bytes.Equal(root.Raw, p.root.Raw) {
-		return nil, fmt.Errorf("genesis record: %w: it does not fit this node's certificate", ErrForeign)
-	}
-	e.author = body.Operator
-	return e, nil
-}
-
 // View returns what this node believes now. It costs one atomic load; the value is immutable.
 func (g *Gossip) View() *perigee.View { return g.view.Load() }
 
@@ -233,11 +201,11 @@ func (g *Gossip) SetRow(change func(*perigee.Row)) {
 	}
 }
 
-// Genesis returns the first record of the cluster. It must not be changed.
-func (g *Gossip) Genesis() *record.Genesis { return g.core.genesis.body.(*record.Genesis) }
+// Genesis returns the record that began the cluster's present epoch. It must not be changed.
+func (g *Gossip) Genesis() *record.Genesis { return g.core.parser.present().Genesis }
 
 // GenesisRecord returns its encoding. It must not be changed.
-func (g *Gossip) GenesisRecord() []byte { return g.core.genesis.raw }
+func (g *Gossip) GenesisRecord() []byte { return g.core.parser.present().Raw }
 
 // NodeKey returns the key that a node's name is bound to: by the redemption of its token, by its
 // own redemptions as a signer, or by its row. Names are never bound to another key.

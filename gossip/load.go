@@ -83,7 +83,7 @@ func (c *Core) replaySlowly(entries []*entry) (rest []*entry) {
 	history := c.set.history
 	c.set, c.fold = newSet(), nil
 	c.set.history = history
-	c.set.add(c.genesis)
+	c.set.add(c.geneses...)
 	c.refold(nil)
 	slices.SortFunc(entries, compareEntries)
 	for progress := true; progress; {
@@ -157,13 +157,13 @@ func (c *Core) readAll(sealed, others [][]byte) (entries []*entry, opaque [][]by
 // foreign reports whether the record is the genesis of another cluster.
 func (c *Core) foreign(raw []byte) bool {
 	rec, err := record.Decode(raw)
-	return err == nil && rec.Kind == record.KindGenesis && !bytes.Equal(raw, c.genesis.raw)
+	return err == nil && rec.Kind == record.KindGenesis && !slices.ContainsFunc(c.geneses, func(g *entry) bool { return bytes.Equal(raw, g.raw) })
 }
 
 // replay verifies the records of the log and puts them into the set: those that govern first, until
 // no more of them are admitted, then all others. It returns those that are not admitted.
 func (c *Core) replay(entries []*entry) (rest []*entry) {
-	c.set.add(c.genesis)
+	c.set.add(c.geneses...)
 	var governing, others []*entry
 	for _, e := range entries {
 		if e.governs() {
@@ -173,7 +173,7 @@ func (c *Core) replay(entries []*entry) (rest []*entry) {
 		}
 	}
 	slices.SortFunc(governing, compareEntries)
-	auth := newAuthority(c.genesis.body.(*record.Genesis), c.set.governing)
+	auth := newAuthority(c.parser.present().Genesis, c.set.governing)
 	for progress := true; progress; {
 		before := len(governing)
 		governing = c.replaySome(auth, governing)

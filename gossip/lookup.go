@@ -45,6 +45,7 @@ type TokenState struct {
 	Record   perigee.Digest `json:"record"`
 	Redeemed *record.Redeem `json:"redeemed,omitempty"` // nil = not used yet
 	Revoked  bool           `json:"revoked,omitempty"`
+	Former   bool           `json:"former,omitempty"` // of an epoch that a restore ended: it makes nobody anything any more
 }
 
 // Token returns a token by the name of its key.
@@ -59,6 +60,7 @@ func (g *Gossip) Token(id perigee.KeyID) (TokenState, bool) {
 		state.Redeemed = st.redeemed.body.(*record.Redeem)
 	}
 	_, state.Revoked = auth.keyEnd[id]
+	state.Former = st.entry.rec.Epoch < auth.epoch
 	return state, true
 }
 

@@ -167,7 +167,7 @@ func (c *Core) refold(fresh []*entry) {
 	if old != nil && !slices.ContainsFunc(fresh, (*entry).governs) {
 		auth = old.auth
 	} else {
-		auth = newAuthority(c.genesis.body.(*record.Genesis), c.set.governing)
+		auth = newAuthority(c.parser.present().Genesis, c.set.governing)
 	}
 	touched := map[string]bool{}
 	for _, e := range fresh {

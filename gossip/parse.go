@@ -18,7 +18,6 @@ import (
 const (
 	maxListed = 64  // roles, labels, scope patterns, groups, certificates of a chain
 	maxText   = 256 // bytes of a name, a pattern, a label
-	epoch     = 1
 
 	rolloutAll = "all"
 )
@@ -27,9 +26,52 @@ const (
 // they mean the same on every node and at any time. It is safe for concurrent use.
 type parser struct {
 	cluster perigee.ClusterID
-	genesis perigee.Digest
-	root    *x509.Certificate
+	epochs  []epoch                       // the present one last
 	check   func(*perigee.Manifest) error // the manifest's own rules
+}
+
+// epoch is the time between two restores of the cluster.
+type epoch struct {
+	record.Epoch
+	root *x509.Certificate // of the nodes that lived in it
+}
+
+// newParser returns the parser of the cluster that a genesis record describes.
+func newParser(genesis []byte, check func(*perigee.Manifest) error) (*parser, error) {
+	epochs, err := record.OpenGenesis(genesis)
+	if err != nil {
+		return nil, err
+	}
+	p := &parser{cluster: epochs[0].Genesis.Cluster, check: check}
+	for _, e := range epochs {
+		if d := e.Genesis.Domain; d != "" {
+			if err := perigee.CheckHost(d); err != nil {
+				return nil, fmt.Errorf("genesis record: domain: %w", err)
+			}
+		}
+		root, err := x509.ParseCertificate(e.Genesis.Root)
+		if err != nil {
+			return nil, fmt.Errorf("genesis record: root certificate: %w", err)
+		}
+		p.epochs = append(p.epochs, epoch{e, root})
+	}
+	return p, nil
+}
+
+// present returns the epoch in which the cluster lives.
+func (p *parser) present() epoch { return p.epochs[len(p.epochs)-1] }
+
+// geneses returns the records that began the epochs.
+func (p *parser) geneses() (entries []*entry, err error) {
+	for _, ep := range p.epochs {
+		e, err := p.parse(ep.Raw)
+		if err != nil {
+			return nil, fmt.Errorf("genesis record: %w", err)
+		}
+		e.author = ep.Genesis.Operator // OpenGenesis verified it
+		entries = append(entries, e)
+	}
+	return entries, nil
 }
 
 // parse checks the form of one record; signatures of people are checked by authority. A record
@@ -57,8 +99,8 @@ func (p *parser) fill(e *entry) *RefusedError {
 	if rec.Cluster != p.cluster {
 		return refuse(RuleShape, "the record belongs to cluster %.40q, this is %s", rec.Cluster, p.cluster)
 	}
-	if rec.Epoch != epoch {
-		return refuse(RuleShape, "the record is of epoch %d, the cluster is in epoch %d", rec.Epoch, epoch)
+	if err := p.checkEpoch(rec); err != nil {
+		return err
 	}
 	body, err := rec.Open()
 	if err != nil {
@@ -70,7 +112,7 @@ func (p *parser) fill(e *entry) *RefusedError {
 	}
 	switch b := body.(type) {
 	case *record.Genesis:
-		if e.id != p.genesis {
+		if e.id != p.epochs[rec.Epoch-1].ID {
 			return refuse(RuleRight, "a cluster has one genesis record, this is another")
 		}
 	case *record.Token:
@@ -92,6 +134,22 @@ func (p *parser) fill(e *entry) *RefusedError {
 	}
 	if err != nil {
 		return refuse(RuleShape, "the %s record says something impossible", rec.Kind).because(err)
+	}
+	return nil
+}
+
+// checkEpoch: after a restore, what an earlier epoch wrote counts as far as the backup goes, but for what was
+// sealed to its nodes, which nobody can open any more.
+func (p *parser) checkEpoch(rec *record.Record) *RefusedError {
+	if rec.Epoch < 1 || int(rec.Epoch) > len(p.epochs) {
+		return refuse(RuleShape, "the record is of epoch %d, the cluster is in epoch %d", rec.Epoch, len(p.epochs))
+	}
+	if end := p.epochs[rec.Epoch-1].End; rec.HLC > end {
+		return refuse(RuleEpoch, "the record is of epoch %d and stamped %s, later than the backup of %s from which the cluster was restored",
+			rec.Epoch, timeText(rec.HLC.Time()), timeText(end.Time()))
+	}
+	if sealed := rec.Kind == record.KindSecret || rec.Kind == record.KindWeb; sealed && int(rec.Epoch) < len(p.epochs) {
+		return refuse(RuleEpoch, "the record is sealed to nodes of epoch %d, and the cluster was restored since, without them", rec.Epoch)
 	}
 	return nil
 }
@@ -140,7 +198,7 @@ func (p *parser) fillRedeem(e *entry, r *record.Redeem) error {
 
 // fillSigner finds out which node signed, as its certificate proves.
 func (p *parser) fillSigner(e *entry, chain [][]byte) error {
-	claims, leaf, err := identity.VerifyNode(p.root, p.cluster, chain, e.rec.HLC.Time())
+	claims, leaf, err := identity.VerifyNode(p.epochs[e.rec.Epoch-1].root, p.cluster, chain, e.rec.HLC.Time())
 	if err != nil {
 		return fmt.Errorf("certificate of the signer: %w", err)
 	}

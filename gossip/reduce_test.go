@@ -494,12 +494,8 @@ func TestTree(t *testing.T) {
 func BenchmarkReduce(b *testing.B) {
 	w := newWorld(&testing.T{})
 	s := newSet()
-	genesis, err := w.parser().parseGenesis(w.genesis)
-	if err != nil {
-		b.Fatal(err)
-	}
-	s.add(genesis)
-	auth := newAuthority(genesis.body.(*record.Genesis), s.governing)
+	s.add(w.geneses()...)
+	auth := newAuthority(w.parser().present().Genesis, s.governing)
 	for i := range 10_000 {
 		var parents []perigee.Digest
 		for range 3 {

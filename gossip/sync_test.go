@@ -532,7 +532,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, kind string, payload []byte) {
 		w := *w
 		w.t = t
-		rec := &record.Record{Version: record.Version, Cluster: w.cluster, Epoch: epoch, Kind: record.Kind(kind), HLC: w.hlc + 1,
+		rec := &record.Record{Version: record.Version, Cluster: w.cluster, Epoch: 1, Kind: record.Kind(kind), HLC: w.hlc + 1,
 			Key: keyID("operator"), Parents: []perigee.Digest{}, Payload: payload, Signature: make([]byte, 64)}
 		raw, err := record.Marshal(rec)
 		if err != nil {

@@ -36,6 +36,7 @@ type world struct {
 	ca       *identity.Authority
 	operator ed25519.PrivateKey
 	genesis  []byte
+	epoch    uint32
 	hlc      record.HLC
 	net      *network
 }
@@ -60,7 +61,7 @@ func keyID(name string) perigee.KeyID { return record.KeyIDOf(pub(name)) }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, cluster: "00112233445566aa", operator: key("operator"), net: newNetwork()}
+	w := &world{t: t, cluster: "00112233445566aa", epoch: 1, operator: key("operator"), net: newNetwork()}
 	var err error
 	w.root, err = identity.NewRoot(w.cluster, time.Now())
 	w.must(err)
@@ -89,7 +90,7 @@ func (w *world) sign(who string, parents []perigee.Digest, p record.Payload) []b
 
 func (w *world) signAt(at record.HLC, who string, parents []perigee.Digest, p record.Payload) []byte {
 	w.t.Helper()
-	_, b, err := record.Sign(key(who), w.cluster, at, parents, p)
+	_, b, err := record.Sign(key(who), w.cluster, w.epoch, at, parents, p)
 	w.must(err)
 	return b
 }
@@ -175,7 +176,18 @@ func (w *world) parsed(raws ...[]byte) []*entry {
 }
 
 func (w *world) parser() *parser {
-	return &parser{cluster: w.cluster, genesis: record.ID(w.genesis), root: w.root.Cert(), check: checkTestManifest}
+	w.t.Helper()
+	p, err := newParser(w.genesis, checkTestManifest)
+	w.must(err)
+	return p
+}
+
+// geneses returns the genesis records, the present one last.
+func (w *world) geneses() []*entry {
+	w.t.Helper()
+	entries, err := w.parser().geneses()
+	w.must(err)
+	return entries
 }
 
 // testNode is a node under test.

@@ -169,7 +169,7 @@ func TestAdminAPI(t *testing.T) {
 		}
 		return out.Bytes()
 	}
-	_, stranger, err := record.Sign(mustKey(t), s.m.genesis.Cluster, s.gossip.Now(), nil, &record.Revoke{Node: "fra-1"})
+	_, stranger, err := record.Sign(mustKey(t), s.m.genesis.Cluster, 1, s.gossip.Now(), nil, &record.Revoke{Node: "fra-1"})
 	if err != nil {
 		t.Fatal(err)
 	}

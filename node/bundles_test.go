@@ -74,16 +74,16 @@ func TestBundlePeers(t *testing.T) {
 	_, elsewhere, toElsewhere := s.sign(s.pack("elsewhere", guest("3"), perigee.Policy{Pin: []string{"wdc"}}))
 	good := s.pack("good", guest("4"), perigee.Policy{})
 	goodRev, goodRecord, pointer := s.sign(good)
-	_, forged, err := record.Sign(mustKey(t), s.m.genesis.Cluster, s.gossip.Now(), nil, &record.Revision{Manifest: *good.m, Bundle: good.archive.Digest, Size: perigee.Bytes(good.archive.Size)})
+	_, forged, err := record.Sign(mustKey(t), s.m.genesis.Cluster, 1, s.gossip.Now(), nil, &record.Revision{Manifest: *good.m, Bundle: good.archive.Digest, Size: perigee.Bytes(good.archive.Size)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	huge := *good.m
-	_, hugeRecord, err := record.Sign(s.operator, s.m.genesis.Cluster, s.gossip.Now(), nil, &record.Revision{Manifest: huge, Bundle: good.archive.Digest, Size: maxArchive + 1})
+	_, hugeRecord, err := record.Sign(s.operator, s.m.genesis.Cluster, 1, s.gossip.Now(), nil, &record.Revision{Manifest: huge, Bundle: good.archive.Digest, Size: maxArchive + 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, toHuge, err := record.Sign(s.operator, s.m.genesis.Cluster, s.gossip.Now(), nil, &record.Pointer{Function: huge.Name, Revision: record.ID(hugeRecord)})
+	_, toHuge, err := record.Sign(s.operator, s.m.genesis.Cluster, 1, s.gossip.Now(), nil, &record.Pointer{Function: huge.Name, Revision: record.ID(hugeRecord)})
 	if err != nil {
 		t.Fatal(err)
 	}

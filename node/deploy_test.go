@@ -159,11 +159,11 @@ func signDeploy(t *testing.T, p *node.Person, fn function, parents []perigee.Dig
 	if err != nil {
 		t.Fatal(err)
 	}
-	rev, revision, err := record.Sign(p.Key, p.Cluster, s.Now, nil, &record.Revision{Manifest: *fn.Manifest, Bundle: fn.Digest, Size: perigee.Bytes(fn.Size)})
+	rev, revision, err := record.Sign(p.Key, p.Cluster, p.Epoch, s.Now, nil, &record.Revision{Manifest: *fn.Manifest, Bundle: fn.Digest, Size: perigee.Bytes(fn.Size)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, pointer, err = record.Sign(p.Key, p.Cluster, rev.HLC+1, parents, &record.Pointer{Function: fn.Name, Revision: record.ID(revision)})
+	_, pointer, err = record.Sign(p.Key, p.Cluster, p.Epoch, rev.HLC+1, parents, &record.Pointer{Function: fn.Name, Revision: record.ID(revision)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,6 +69,7 @@ type membership struct {
 	genesisRecord []byte
 	genesis       *record.Genesis
 	genesisDigest perigee.Digest
+	epoch         uint32 // that the genesis began
 	identity      *identity.Node
 	gossipKey     []byte
 	signer, web   *identity.Authority // both, or nil: this node is no signer
@@ -184,10 +185,17 @@ func (m *membership) readGenesis(path string) (err error) {
 	if m.genesisRecord, err = os.ReadFile(path); err != nil {
 		return err
 	}
-	if m.genesis, m.genesisDigest, err = openGenesis(m.genesisRecord); err != nil {
+	epochs, err := record.OpenGenesis(m.genesisRecord)
+	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
+	m.begun(epochs[len(epochs)-1])
 	return nil
+}
+
+// begun notes the epoch of the cluster in which the node lives.
+func (m *membership) begun(e record.Epoch) {
+	m.genesisRecord, m.genesis, m.genesisDigest, m.epoch = e.Raw, e.Genesis, e.ID, e.Number
 }
 
 func (m *membership) readIdentity(d Dir) error {
@@ -287,29 +295,6 @@ func (f *seedFile) read(path string) error {
 		return fmt.Errorf("read %s: it changed on the disk", path)
 	}
 	return nil
-}
-
-// openGenesis decodes a genesis record and checks that it is signed by the key it names.
-func openGenesis(encoded []byte) (*record.Genesis, perigee.Digest, error) {
-	r, err := record.Decode(encoded)
-	if err != nil {
-		return nil, perigee.Digest{}, err
-	}
-	p, err := r.Open()
-	if err != nil {
-		return nil, perigee.Digest{}, err
-	}
-	g, ok := p.(*record.Genesis)
-	if !ok {
-		return nil, perigee.Digest{}, fmt.Errorf("want a genesis record, found %s", r.Kind)
-	}
-	if err := r.Verify(ed25519.PublicKey(g.Operator)); err != nil {
-		return nil, perigee.Digest{}, err
-	}
-	if r.Cluster != g.Cluster {
-		return nil, perigee.Digest{}, errors.New("the genesis record names two clusters")
-	}
-	return g, record.ID(encoded), nil
 }
 
 // writeFile replaces a file so that after a crash either the old or the new content is there.

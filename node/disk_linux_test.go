@@ -158,7 +158,7 @@ func TestDiskFull(t *testing.T) {
 
 func (s *single) addRegion(code perigee.Region) error {
 	s.t.Helper()
-	_, raw, err := record.Sign(s.operator, s.m.genesis.Cluster, s.gossip.Now(), nil, &record.Region{Info: perigee.RegionInfo{Code: code}})
+	_, raw, err := record.Sign(s.operator, s.m.genesis.Cluster, 1, s.gossip.Now(), nil, &record.Region{Info: perigee.RegionInfo{Code: code}})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -111,7 +111,7 @@ func newCluster(cfg FoundConfig, now time.Time) (c newborn, err error) {
 	if c.first.identity, err = identity.NewNode(c.id, c.root.Cert(), key, chain); err != nil {
 		return c, err
 	}
-	_, c.first.genesisRecord, err = record.Sign(c.operator, c.id, record.HLCAt(now), nil, &record.Genesis{
+	_, c.first.genesisRecord, err = record.Sign(c.operator, c.id, 1, record.HLCAt(now), nil, &record.Genesis{
 		Cluster: c.id, Domain: cfg.Domain, Operator: c.operator.Public().(ed25519.PublicKey),
 		Root: c.root.Cert().Raw, WebRoot: c.first.web.Cert().Raw,
 	})

@@ -122,7 +122,7 @@ func (n *Node) starting(v *perigee.View) error {
 // knowsItself reports whether the record by which this node joined is here.
 func (n *Node) knowsItself() bool {
 	for _, t := range n.gossip.Tokens() {
-		if t.Redeemed != nil && t.Redeemed.Node == n.ID() {
+		if t.Redeemed != nil && !t.Former && t.Redeemed.Node == n.ID() {
 			return true
 		}
 	}

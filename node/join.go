@@ -127,7 +127,8 @@ func (s *joinSession) membership(key ed25519.PrivateKey, reply joinReply) (*memb
 	if err != nil {
 		return nil, fmt.Errorf("the certificate that came back: %w", err)
 	}
-	m := &membership{genesisRecord: s.record, genesis: s.genesis, identity: me, gossipKey: reply.GossipKey}
+	m := &membership{identity: me, gossipKey: reply.GossipKey}
+	m.begun(s.epoch)
 	if len(reply.GossipKey) != gossipKeySize {
 		return nil, fmt.Errorf("the gossip key that came back has %d bytes, want %d", len(reply.GossipKey), gossipKeySize)
 	}

@@ -157,7 +157,7 @@ func (s *joinServer) token(ctx context.Context, id perigee.KeyID, public []byte,
 
 // known returns a token's state, and waits a moment for a token that has just been made elsewhere.
 func (s *joinServer) known(ctx context.Context, id perigee.KeyID) (t gossip.TokenState, err error) {
-	if !await(ctx, s.gossip, tokenWait, func() (ok bool) { t, ok = s.gossip.Token(id); return ok }) {
+	if !await(ctx, s.gossip, tokenWait, func() (ok bool) { t, ok = s.gossip.Token(id); return ok && !t.Former }) {
 		return t, refuse(http.StatusForbidden, "the cluster does not know this token: it may be of another cluster, or not have reached %s yet: try again, or create another", s.self)
 	}
 	return t, nil

@@ -30,7 +30,7 @@ type joinSession struct {
 	dial    dialFunc
 	addr    string // of the node that is connected
 	client  *peerlink.Client
-	record  []byte
+	epoch   record.Epoch // of the cluster, the present one
 	genesis *record.Genesis
 	root    *x509.Certificate
 }
@@ -63,7 +63,7 @@ func openJoin(ctx context.Context, token identity.Token, dial dialFunc) (*joinSe
 func openRenewal(ctx context.Context, root *x509.Certificate, addr string) (*joinSession, error) {
 	c, err := peerlink.Dial(ctx, addr, identity.JoinClientTLS(peerlink.ALPNJoin, func(shown *x509.Certificate) error {
 		if !shown.Equal(root) {
-			return errors.New("its certificate is of another cluster")
+			return identity.ErrOtherCA
 		}
 		return nil
 	}))
@@ -107,17 +107,19 @@ func (s *joinSession) reconnect(ctx context.Context) error {
 }
 
 func (s *joinSession) check(b []byte, shown *x509.Certificate) error {
-	g, digest, err := openGenesis(b)
+	epochs, err := record.OpenGenesis(b)
 	if err != nil {
 		return err
 	}
-	if digest != s.token.Genesis {
+	now := epochs[len(epochs)-1]
+	g := now.Genesis
+	if now.ID != s.token.Genesis {
 		return fmt.Errorf("this node belongs to another cluster (%s) than the token: check the address, or create a token there", g.Cluster)
 	}
 	if shown == nil || !bytes.Equal(shown.Raw, g.Root) {
 		return errors.New("this node's certificate is not of the token's cluster: somebody may be in between")
 	}
-	s.record, s.genesis, s.root = b, g, shown
+	s.epoch, s.genesis, s.root = now, g, shown
 	return nil
 }
 

@@ -42,7 +42,7 @@ func Login(ctx context.Context, token identity.Token) (*LoggedIn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)
 	}
-	return &LoggedIn{Cluster: s.genesis.Cluster, Genesis: s.record, Key: key, ID: reply.Key, Role: token.Kind, Addrs: reply.Addrs}, nil
+	return &LoggedIn{Cluster: s.genesis.Cluster, Genesis: s.epoch.Raw, Key: key, ID: reply.Key, Role: token.Kind, Addrs: reply.Addrs}, nil
 }
 
 // login makes key one of the cluster's. An answer that gets lost is asked for again.

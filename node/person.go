@@ -27,39 +27,37 @@ type Person struct {
 	*Client
 	Key     ed25519.PrivateKey
 	Cluster perigee.ClusterID
+	Epoch   uint32 // that Genesis began; what the person signs is of it
 	Genesis perigee.Digest
 	Root    *x509.Certificate // of the CA that certifies nodes
 }
 
 // NewPerson returns somebody who acts through c; genesis is the cluster's first record.
 func NewPerson(c *Client, key ed25519.PrivateKey, genesis []byte) (*Person, error) {
-	g, digest, err := openGenesis(genesis)
+	epochs, err := record.OpenGenesis(genesis)
 	if err != nil {
 		return nil, err
 	}
-	root, err := x509.ParseCertificate(g.Root)
+	now := epochs[len(epochs)-1]
+	root, err := x509.ParseCertificate(now.Genesis.Root)
 	if err != nil {
 		return nil, err
 	}
-	return &Person{Client: c, Key: key, Cluster: g.Cluster, Genesis: digest, Root: root}, nil
+	return &Person{Client: c, Key: key, Cluster: now.Genesis.Cluster, Epoch: now.Number, Genesis: now.ID, Root: root}, nil
 }
 
 // Dial connects to one of a cluster's nodes over the mesh port, with a person's key. Each address is
 // given a few seconds; the first that answers is used until close is called.
 func Dial(ctx context.Context, addrs []string, key ed25519.PrivateKey, genesis []byte) (p *Person, close func(), err error) {
-	g, digest, err := openGenesis(genesis)
+	p, err = NewPerson(nil, key, genesis)
 	if err != nil {
 		return nil, nil, err
 	}
-	root, err := x509.ParseCertificate(g.Root)
+	conf, err := identity.PersonClientTLS(peerlink.ALPNAdmin, key, p.Root, p.Cluster)
 	if err != nil {
 		return nil, nil, err
 	}
-	conf, err := identity.PersonClientTLS(peerlink.ALPNAdmin, key, root, g.Cluster)
-	if err != nil {
-		return nil, nil, err
-	}
-	errs := []error{fmt.Errorf("no node of cluster %s answers", g.Cluster)}
+	errs := []error{fmt.Errorf("no node of cluster %s answers", p.Cluster)}
 	for _, addr := range addrs {
 		dctx, cancel := context.WithTimeout(ctx, dialTime)
 		c, err := peerlink.Dial(dctx, addr, conf)
@@ -68,7 +66,8 @@ func Dial(ctx context.Context, addrs []string, key ed25519.PrivateKey, genesis [
 			errs = append(errs, fmt.Errorf("%s: %w", addr, err))
 			continue
 		}
-		return &Person{Client: NewClient(c, addr), Key: key, Cluster: g.Cluster, Genesis: digest, Root: root}, func() { c.Close() }, nil
+		p.Client = NewClient(c, addr)
+		return p, func() { c.Close() }, nil
 	}
 	return nil, nil, errors.Join(errs...)
 }
@@ -108,7 +107,7 @@ func (p *Person) CreateToken(ctx context.Context, spec TokenSpec) (t identity.To
 	if t, err = identity.NewToken(spec.Kind, p.Genesis, signer, addrs); err != nil {
 		return t, err
 	}
-	_, b, err := record.Sign(p.Key, p.Cluster, status.Now, nil, &record.Token{
+	_, b, err := record.Sign(p.Key, p.Cluster, p.Epoch, status.Now, nil, &record.Token{
 		Kind: spec.Kind, Public: t.Key().Public().(ed25519.PublicKey), Signer: signer, Expires: status.Now.Time().Add(spec.TTL).Unix(),
 		Region: spec.Region, Zone: spec.Zone, Labels: spec.Labels, Roles: spec.Roles, Scope: spec.Scope,
 	})
@@ -198,11 +197,11 @@ func (p *Person) DeployWith(ctx context.Context, opt DeployOptions, m *perigee.M
 	if err != nil {
 		return Deployed{}, err
 	}
-	rev, revBytes, err := record.Sign(p.Key, p.Cluster, status.Now, nil, &record.Revision{Manifest: *m, Bundle: bundle, Size: size})
+	rev, revBytes, err := record.Sign(p.Key, p.Cluster, p.Epoch, status.Now, nil, &record.Revision{Manifest: *m, Bundle: bundle, Size: size})
 	if err != nil {
 		return Deployed{}, err
 	}
-	_, ptrBytes, err := record.Sign(p.Key, p.Cluster, rev.HLC+1, old.Heads, &record.Pointer{Function: m.Name, Revision: record.ID(revBytes), Placement: policy, Rollout: opt.Rollout, Past: old.Past})
+	_, ptrBytes, err := record.Sign(p.Key, p.Cluster, p.Epoch, rev.HLC+1, old.Heads, &record.Pointer{Function: m.Name, Revision: record.ID(revBytes), Placement: policy, Rollout: opt.Rollout, Past: old.Past})
 	if err != nil {
 		return Deployed{}, err
 	}
@@ -321,7 +320,7 @@ func (p *Person) write(ctx context.Context, parents []perigee.Digest, payload re
 	if err != nil {
 		return Ack{}, err
 	}
-	_, b, err := record.Sign(p.Key, p.Cluster, s.Now, parents, payload)
+	_, b, err := record.Sign(p.Key, p.Cluster, p.Epoch, s.Now, parents, payload)
 	if err != nil {
 		return Ack{}, err
 	}

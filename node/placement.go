@@ -161,7 +161,7 @@ func (p *Person) SetPlacement(ctx context.Context, name string, policy *perigee.
 	if err != nil {
 		return Placed{}, err
 	}
-	_, b, err := record.Sign(p.Key, p.Cluster, s.Now, old.Heads, &record.Pointer{
+	_, b, err := record.Sign(p.Key, p.Cluster, p.Epoch, s.Now, old.Heads, &record.Pointer{
 		Function: name, Revision: fn.Revisions[at].Record, Placement: policy, Rollout: fn.Function.Rollout, Past: old.Past,
 	})
 	if err != nil {

@@ -153,7 +153,7 @@ func (s *joinServer) checkBearer(t gossip.TokenState, p proofs, public []byte, i
 // what it has begun, though the client may be gone.
 func (s *joinServer) redeem(ctx context.Context, p *record.Redeem) error {
 	p.Chain = s.m.identity.Chain()
-	_, b, err := record.Sign(s.m.identity.Key(), s.m.genesis.Cluster, s.gossip.Now(), nil, p)
+	_, b, err := record.Sign(s.m.identity.Key(), s.m.genesis.Cluster, s.m.epoch, s.gossip.Now(), nil, p)
 	if err != nil {
 		return err
 	}

@@ -361,7 +361,7 @@ func (p *Person) SetSecret(ctx context.Context, function, name string, value []b
 	if err != nil {
 		return Ack{}, nil, err
 	}
-	_, b, err := record.Sign(p.Key, p.Cluster, hlc, nil, &record.Secret{Function: function, Name: name, Sealed: sealed})
+	_, b, err := record.Sign(p.Key, p.Cluster, p.Epoch, hlc, nil, &record.Secret{Function: function, Name: name, Sealed: sealed})
 	if err != nil {
 		return Ack{}, nil, err
 	}

@@ -29,7 +29,7 @@ func (s *issuer) share(ctx context.Context, name perigee.WebName, expires time.T
 	if p.Sealed, err = env.Marshal(); err != nil {
 		return err
 	}
-	_, b, err := record.Sign(s.m.identity.Key(), s.m.genesis.Cluster, s.gossip.Now(), nil, p)
+	_, b, err := record.Sign(s.m.identity.Key(), s.m.genesis.Cluster, s.m.epoch, s.gossip.Now(), nil, p)
 	if err != nil {
 		return err
 	}

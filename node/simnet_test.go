@@ -78,7 +78,7 @@ func newSimWorld(t *testing.T, size int) (*simWorld, func()) {
 	w.operator, err = identity.NewKey()
 	must()
 	w.hlc = record.HLCAt(time.Now())
-	_, w.genesis, err = record.Sign(w.operator, w.cluster, w.hlc, nil, &record.Genesis{
+	_, w.genesis, err = record.Sign(w.operator, w.cluster, 1, w.hlc, nil, &record.Genesis{
 		Cluster: w.cluster, Domain: "fn.example.com", Operator: w.operator.Public().(ed25519.PublicKey), Root: w.ca.Cert().Raw, WebRoot: []byte{1},
 	})
 	must()
@@ -180,7 +180,7 @@ func (w *simWorld) deploy(n *simNode, function string) {
 	w.t.Helper()
 	sign := func(p record.Payload, parents []perigee.Digest) []byte {
 		w.hlc = max(w.hlc, n.Now()).Next(time.Now())
-		_, b, err := record.Sign(w.operator, w.cluster, w.hlc, parents, p)
+		_, b, err := record.Sign(w.operator, w.cluster, 1, w.hlc, parents, p)
 		if err != nil {
 			w.t.Fatal(err)
 		}

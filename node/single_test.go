@@ -174,11 +174,11 @@ func (s *single) pack(name string, wasm []byte, policy perigee.Policy) packed {
 func (s *single) sign(p packed) (rev *perigee.Revision, revision, pointer []byte) {
 	s.t.Helper()
 	cluster := s.m.genesis.Cluster
-	_, revision, err := record.Sign(s.operator, cluster, s.gossip.Now(), nil, &record.Revision{Manifest: *p.m, Bundle: p.archive.Digest, Size: perigee.Bytes(p.archive.Size)})
+	_, revision, err := record.Sign(s.operator, cluster, 1, s.gossip.Now(), nil, &record.Revision{Manifest: *p.m, Bundle: p.archive.Digest, Size: perigee.Bytes(p.archive.Size)})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	_, pointer, err = record.Sign(s.operator, cluster, s.gossip.Now(), s.gossip.Heads(p.m.Name), &record.Pointer{Function: p.m.Name, Revision: record.ID(revision)})
+	_, pointer, err = record.Sign(s.operator, cluster, 1, s.gossip.Now(), s.gossip.Heads(p.m.Name), &record.Pointer{Function: p.m.Name, Revision: record.ID(revision)})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func (s *single) declare(p packed) *perigee.Revision {
 
 func (s *single) remove(name string) {
 	s.t.Helper()
-	_, pointer, err := record.Sign(s.operator, s.m.genesis.Cluster, s.gossip.Now(), s.gossip.Heads(name), &record.Pointer{Function: name})
+	_, pointer, err := record.Sign(s.operator, s.m.genesis.Cluster, 1, s.gossip.Now(), s.gossip.Heads(name), &record.Pointer{Function: name})
 	if err == nil {
 		_, err = s.gossip.Submit(s.t.Context(), pointer)
 	}

@@ -136,6 +136,9 @@ func serverUsage(cas []*x509.Certificate) error {
 	return nil
 }
 
+// ErrOtherCA is returned for the certificate of a node whose chain leads to another root than this cluster's.
+var ErrOtherCA = errors.New("its certificate is not signed by this cluster's CA")
+
 // explain says what to do about a failed verification.
 func explain(err error, at time.Time) error {
 	var invalid x509.CertificateInvalidError
@@ -145,7 +148,7 @@ func explain(err error, at time.Time) error {
 		return fmt.Errorf("certificate of %.80q is valid from %s to %s and it is %s: check the clocks of both machines; a node whose certificate ran out renews it when it starts",
 			invalid.Cert.Subject.CommonName, stamp(invalid.Cert.NotBefore), stamp(invalid.Cert.NotAfter), stamp(at))
 	case errors.As(err, &unknown):
-		return errors.New("its certificate is not signed by this cluster's CA")
+		return ErrOtherCA
 	}
 	return err
 }

@@ -51,14 +51,19 @@ func (k Kind) zero() Payload {
 	return nil
 }
 
-// Genesis is the first record of a cluster and its root of trust. Tokens carry its digest, so a
-// joining node or person knows that it reached the right cluster.
+// Genesis is the first record of a cluster, or of one that was restored, and its root of trust. Tokens carry
+// its digest, so a joining node or person knows that it reached the right cluster.
 type Genesis struct {
 	Cluster  perigee.ClusterID `json:"cluster"`
 	Domain   string            `json:"domain"`
 	Operator ed25519.PublicKey `json:"operator"` // the key that signs this record and all operator records
 	Root     []byte            `json:"root"`     // DER of the CA certificate that node certificates chain to
 	WebRoot  []byte            `json:"web_root"` // DER of the CA certificate for hosts without a public name
+
+	// Of a cluster that was restored from a backup: the genesis record of the epoch before, and the last
+	// stamp of the backup's records. What the epoch before wrote later is void.
+	Before []byte `json:"before,omitempty"`
+	Until  HLC    `json:"until,omitempty"`
 }
 
 // TokenKind says what a token makes of its bearer.

@@ -49,7 +49,7 @@ type Record struct {
 	_         struct{} `cbor:",toarray"`
 	Version   uint8
 	Cluster   perigee.ClusterID
-	Epoch     uint32 // rises when a cluster is restored from a backup
+	Epoch     uint32 // from 1; rises when a cluster is restored from a backup
 	Kind      Kind
 	Key       perigee.KeyID // of the signer
 	HLC       HLC
@@ -73,8 +73,9 @@ type unsigned struct {
 // ErrSignature is returned by Verify when the signature does not fit.
 var ErrSignature = errors.New("signature does not fit the record")
 
-// Sign makes a record of the payload and returns it with its encoding. The payload's type decides the kind.
-func Sign(key ed25519.PrivateKey, cluster perigee.ClusterID, hlc HLC, parents []perigee.Digest, payload Payload) (*Record, []byte, error) {
+// Sign makes a record of the payload, in the present epoch of a cluster, and returns it with its encoding.
+// The payload's type decides the kind.
+func Sign(key ed25519.PrivateKey, cluster perigee.ClusterID, epoch uint32, hlc HLC, parents []perigee.Digest, payload Payload) (*Record, []byte, error) {
 	if len(parents) > maxParents {
 		return nil, nil, fmt.Errorf("encode %s record: %d parents, the limit is %d: replace some of them first", payload.kind(), len(parents), maxParents)
 	}
@@ -86,7 +87,7 @@ func Sign(key ed25519.PrivateKey, cluster perigee.ClusterID, hlc HLC, parents []
 		parents = []perigee.Digest{}
 	}
 	r := &Record{
-		Version: Version, Cluster: cluster, Epoch: 1, Kind: payload.kind(), HLC: hlc,
+		Version: Version, Cluster: cluster, Epoch: epoch, Kind: payload.kind(), HLC: hlc,
 		Key: KeyIDOf(key.Public().(ed25519.PublicKey)), Parents: parents, Payload: body,
 	}
 	msg, err := r.signed()

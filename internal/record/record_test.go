@@ -85,7 +85,7 @@ func parentsOf(name string) []perigee.Digest {
 func TestGolden(t *testing.T) {
 	for name, payload := range samples() {
 		t.Run(name, func(t *testing.T) {
-			rec, b, err := Sign(testKey(1), testCluster, testHLC, parentsOf(name), payload)
+			rec, b, err := Sign(testKey(1), testCluster, 1, testHLC, parentsOf(name), payload)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -177,7 +177,7 @@ func wrapHex(b []byte) string {
 
 // TestChanged flips each bit of a record: no flip may yield a record that verifies.
 func TestChanged(t *testing.T) {
-	_, b, err := Sign(testKey(1), testCluster, testHLC, []perigee.Digest{filled(1)}, &Pointer{Function: "hello", Revision: filled(2)})
+	_, b, err := Sign(testKey(1), testCluster, 1, testHLC, []perigee.Digest{filled(1)}, &Pointer{Function: "hello", Revision: filled(2)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,14 +258,14 @@ func TestForm(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	big := &Revision{Manifest: perigee.Manifest{Name: "a", Env: map[string]string{"X": strings.Repeat("x", MaxSize)}}}
-	if _, _, err := Sign(testKey(1), testCluster, 1, nil, big); err == nil || !strings.Contains(err.Error(), "make the manifest smaller") {
+	if _, _, err := Sign(testKey(1), testCluster, 1, 1, nil, big); err == nil || !strings.Contains(err.Error(), "make the manifest smaller") {
 		t.Errorf("Sign of a payload above MaxSize: %v", err)
 	}
-	if _, _, err := Sign(testKey(1), testCluster, 1, make([]perigee.Digest, maxParents+1), &Pointer{}); err == nil {
+	if _, _, err := Sign(testKey(1), testCluster, 1, 1, make([]perigee.Digest, maxParents+1), &Pointer{}); err == nil {
 		t.Error("Sign with too many parents works")
 	}
 	fits := &Revision{Manifest: perigee.Manifest{Name: "a", Env: map[string]string{"X": strings.Repeat("x", MaxSize-1000)}}}
-	_, b, err := Sign(testKey(1), testCluster, 1, nil, fits)
+	_, b, err := Sign(testKey(1), testCluster, 1, 1, nil, fits)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -374,7 +374,7 @@ func TestScope(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	for name, payload := range samples() {
-		_, b, err := Sign(testKey(1), testCluster, testHLC, parentsOf(name), payload)
+		_, b, err := Sign(testKey(1), testCluster, 1, testHLC, parentsOf(name), payload)
 		if err != nil {
 			f.Fatal(err)
 		}

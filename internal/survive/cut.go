@@ -152,7 +152,7 @@ func (t *trial) act() error {
 
 func (t *trial) sign(parents []perigee.Digest, p record.Payload) ([]byte, error) {
 	t.now += 1 << 16
-	_, raw, err := record.Sign(t.world.operator, t.world.cluster, t.now, parents, p)
+	_, raw, err := record.Sign(t.world.operator, t.world.cluster, 1, t.now, parents, p)
 	return raw, err
 }
 

@@ -72,11 +72,11 @@ func (w *World) fill(ctx context.Context, disk *simdisk.Disk) (blobs map[string]
 		}
 		m := bundle.DefaultManifest()
 		m.Name, m.Wasm = name, name+".wasm"
-		_, rev, err := record.Sign(w.operator, w.cluster, hlc+1, nil, &record.Revision{Manifest: m, Bundle: d, Size: perigee.Bytes(len(blob))})
+		_, rev, err := record.Sign(w.operator, w.cluster, 1, hlc+1, nil, &record.Revision{Manifest: m, Bundle: d, Size: perigee.Bytes(len(blob))})
 		if err != nil {
 			return nil, err
 		}
-		_, ptr, err := record.Sign(w.operator, w.cluster, hlc+2, nil, &record.Pointer{Function: name, Revision: record.ID(rev)})
+		_, ptr, err := record.Sign(w.operator, w.cluster, 1, hlc+2, nil, &record.Pointer{Function: name, Revision: record.ID(rev)})
 		if err != nil {
 			return nil, err
 		}

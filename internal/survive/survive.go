@@ -64,7 +64,7 @@ func NewWorld(log io.Writer) (*World, error) {
 	if w.self, err = identity.NewNode(w.cluster, root.Cert(), key, chain); err != nil {
 		return nil, err
 	}
-	_, w.genesis, err = record.Sign(w.operator, w.cluster, record.HLCAt(now), nil, &record.Genesis{
+	_, w.genesis, err = record.Sign(w.operator, w.cluster, 1, record.HLCAt(now), nil, &record.Genesis{
 		Cluster: w.cluster, Domain: "perigee.internal", Operator: w.operator.Public().(ed25519.PublicKey),
 		Root: root.Cert().Raw, WebRoot: web.Cert().Raw,
 	})

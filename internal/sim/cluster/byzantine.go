@@ -58,7 +58,7 @@ func (s *stage) sign(who string, p record.Payload, parents ...perigee.Digest) []
 }
 
 func (s *stage) signAt(who string, at record.HLC, p record.Payload, parents ...perigee.Digest) []byte {
-	_, b, err := record.Sign(s.key(who), s.cluster, at, parents, p)
+	_, b, err := record.Sign(s.key(who), s.cluster, 1, at, parents, p)
 	s.must(err)
 	return b
 }
@@ -189,7 +189,7 @@ func (s *stage) attacks() []Attack {
 	rec := s.sign("operator", &record.Revoke{Node: "x-1"})
 	add("of another epoch", s.altered(rec, func(r *record.Record) { r.Epoch = 2 }))
 	add("of another cluster", func() []byte {
-		_, b, err := record.Sign(s.key("operator"), "ffffffffffffffff", s.hlc, nil, &record.Revoke{Node: "x-1"})
+		_, b, err := record.Sign(s.key("operator"), "ffffffffffffffff", 1, s.hlc, nil, &record.Revoke{Node: "x-1"})
 		s.must(err)
 		return b
 	}())

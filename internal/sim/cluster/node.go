@@ -202,19 +202,19 @@ func (n *Node) Submit(records [][]byte, then func(gossip.Outcome)) {
 func (n *Node) deploy(function string) ([][]byte, error) {
 	n.World.number++
 	now := n.core.Now(n.clock())
-	_, rev, err := record.Sign(n.operator, n.World.id, now, nil, &record.Revision{
+	_, rev, err := record.Sign(n.operator, n.World.id, 1, now, nil, &record.Revision{
 		Manifest: perigee.Manifest{Name: function, Wasm: "main.wasm", Env: map[string]string{"N": fmt.Sprint(n.number)}}, Bundle: perigee.Digest{1}, Size: 5,
 	})
 	if err != nil {
 		return nil, err
 	}
-	_, ptr, err := record.Sign(n.operator, n.World.id, now.Next(n.clock()), slices.Clone(n.core.Heads(function)), &record.Pointer{Function: function, Revision: record.ID(rev), Past: n.core.Past(function)})
+	_, ptr, err := record.Sign(n.operator, n.World.id, 1, now.Next(n.clock()), slices.Clone(n.core.Heads(function)), &record.Pointer{Function: function, Revision: record.ID(rev), Past: n.core.Past(function)})
 	return [][]byte{rev, ptr}, err
 }
 
 // point signs a pointer that replaces what the node knows of: to a revision that is there, or, for zero, to
 // nothing, which removes the function.
 func (n *Node) point(function string, revision perigee.Digest) ([][]byte, error) {
-	_, ptr, err := record.Sign(n.operator, n.World.id, n.core.Now(n.clock()), slices.Clone(n.core.Heads(function)), &record.Pointer{Function: function, Revision: revision, Past: n.core.Past(function)})
+	_, ptr, err := record.Sign(n.operator, n.World.id, 1, n.core.Now(n.clock()), slices.Clone(n.core.Heads(function)), &record.Pointer{Function: function, Revision: revision, Past: n.core.Past(function)})
 	return [][]byte{ptr}, err
 }

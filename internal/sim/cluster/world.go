@@ -78,7 +78,7 @@ func New(conf Config) (*World, error) {
 	if w.root, err = rootCert(w.operator); err != nil {
 		return nil, fmt.Errorf("make a simulated cluster: %w", err)
 	}
-	_, w.genesis, err = record.Sign(w.operator, w.id, record.HLCAt(epoch), nil, &record.Genesis{
+	_, w.genesis, err = record.Sign(w.operator, w.id, 1, record.HLCAt(epoch), nil, &record.Genesis{
 		Cluster: w.id, Domain: "fn.example.com", Operator: w.operator.Public().(ed25519.PublicKey), Root: w.root.Raw, WebRoot: []byte{1},
 	})
 	if err != nil {
