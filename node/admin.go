@@ -42,6 +42,7 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("POST /v1/records", reply(n.submit))
 	mux.HandleFunc("POST /v1/deploy", n.serveDeploy)
 	mux.HandleFunc("POST /v1/placement", reply(n.servePlacement))
+	mux.HandleFunc("GET /v1/backup", n.serveBackup)
 	mux.HandleFunc("POST /v1/drain", reply(n.serveDrain))
 	mux.HandleFunc("POST /v1/upgrade", reply(n.serveUpgrade))
 	n.certRoutes(mux)

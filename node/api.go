@@ -35,6 +35,7 @@ import (
 //	GET  /v1/certs                []CertStatus
 //	POST /v1/certs/renew          order the certificate of ?name= anew (socket and operators)
 //	POST /v1/certs/import         a CertImport (socket and operators)
+//	GET  /v1/backup               a backup (package internal/backup; socket and operators)
 //	POST /v1/drain                stop taking traffic (socket and operators)
 //	POST /v1/upgrade              have the program of ?program= take over (socket only)
 //
@@ -45,6 +46,7 @@ type Status struct {
 	Node      perigee.NodeID    `json:"node"`
 	Region    perigee.Region    `json:"region"`
 	Cluster   perigee.ClusterID `json:"cluster"`
+	Epoch     uint32            `json:"epoch"` // rises with each restore from a backup
 	Domain    string            `json:"domain"`
 	Version   string            `json:"version"`
 	Ready     bool              `json:"ready"`

@@ -253,6 +253,20 @@ func (c *Client) Logs(ctx context.Context, function string, q LogsQuery, event f
 	return nil
 }
 
+// Backup returns a backup of the cluster as it comes. Only its own end says that it is whole: give it to
+// ReadBackup.
+func (c *Client) Backup(ctx context.Context) (io.ReadCloser, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/backup", nil)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, c.failure(resp)
+	}
+	return resp.Body, nil
+}
+
 // Drain asks the node to stop taking traffic; it keeps running.
 func (c *Client) Drain(ctx context.Context) error {
 	return c.post(ctx, "/v1/drain", nil, nil)

@@ -25,6 +25,7 @@ type FoundConfig struct {
 // Founded is what the operator must keep.
 type Founded struct {
 	Cluster  perigee.ClusterID
+	Epoch    uint32 // of the cluster: 1, and one more after each restore
 	Node     perigee.NodeID
 	Genesis  []byte
 	Operator ed25519.PrivateKey
@@ -38,23 +39,33 @@ const DefaultDomain = "perigee.internal"
 func Found(cfg FoundConfig) (*Founded, error) { return found(cfg, time.Now()) }
 
 func found(cfg FoundConfig, now time.Time) (*Founded, error) {
-	if cfg.ID == "" {
-		cfg.ID = perigee.NodeID(cfg.Region) + "-1"
-	}
 	if cfg.Domain == "" {
 		cfg.Domain = DefaultDomain
 	}
 	if err := perigee.CheckHost(cfg.Domain); err != nil {
 		return nil, fmt.Errorf("cluster domain: %w", err)
 	}
+	operator, err := identity.NewKey()
+	if err != nil {
+		return nil, fmt.Errorf("make a cluster: %w", err)
+	}
+	c := newborn{id: identity.NewClusterID(), epoch: 1, operator: operator}
+	return cfg.bear(&c, perigee.BuiltinRegions(), now, func(*newborn) error { return nil })
+}
+
+// bear makes a cluster of what c says, or a new epoch of it, and writes its first node's directory. fill puts
+// into the directory, before it counts as a member's, what the node is to start with.
+func (cfg FoundConfig) bear(c *newborn, regions *perigee.Regions, now time.Time, fill func(*newborn) error) (*Founded, error) {
+	if cfg.ID == "" {
+		cfg.ID = perigee.NodeID(cfg.Region) + "-1"
+	}
 	if err := perigee.CheckLabel(string(cfg.ID)); err != nil {
 		return nil, fmt.Errorf("node id: %w", err)
 	}
-	if err := checkRegion(cfg.Region, perigee.BuiltinRegions()); err != nil {
+	if err := checkRegion(cfg.Region, regions); err != nil {
 		return nil, err
 	}
-	c, err := newCluster(cfg, now)
-	if err != nil {
+	if err := c.make(cfg, now); err != nil {
 		return nil, fmt.Errorf("make a cluster: %w", err)
 	}
 	rootPEM, err := c.root.Marshal()
@@ -69,53 +80,59 @@ func found(cfg FoundConfig, now time.Time) (*Founded, error) {
 		return nil, err
 	}
 	defer unlock()
+	if cfg.Dir.Member() {
+		return nil, cfg.Dir.errMember()
+	}
+	if err := fill(c); err != nil {
+		return nil, err
+	}
 	if err := cfg.Dir.found(c.first); err != nil {
 		return nil, err
 	}
-	return &Founded{Cluster: c.id, Node: cfg.ID, Genesis: c.first.genesisRecord, Operator: c.operator, Root: rootPEM}, nil
+	return &Founded{Cluster: c.id, Epoch: c.epoch, Node: cfg.ID, Genesis: c.first.genesisRecord, Operator: c.operator, Root: rootPEM}, nil
 }
 
-// newborn is a cluster before anything of it is on a disk.
+// newborn is a cluster, or a new epoch of one, before anything of it is on a disk.
 type newborn struct {
 	id       perigee.ClusterID
+	epoch    uint32
+	before   []byte     // the genesis record of the epoch before; nil = there was none
+	until    record.HLC // and its last stamp
 	operator ed25519.PrivateKey
 	root     *identity.Authority
 	first    *membership // of the first node
 }
 
-func newCluster(cfg FoundConfig, now time.Time) (c newborn, err error) {
-	c.id = identity.NewClusterID()
-	if c.operator, err = identity.NewKey(); err != nil {
-		return c, err
-	}
+// make makes the CAs, the first node's keys and the genesis record.
+func (c *newborn) make(cfg FoundConfig, now time.Time) (err error) {
 	if c.root, err = identity.NewRoot(c.id, now); err != nil {
-		return c, err
+		return err
 	}
 	c.first = &membership{gossipKey: make([]byte, gossipKeySize)}
 	rand.Read(c.first.gossipKey)
 	if c.first.web, err = identity.NewWebRoot(c.id, now); err != nil {
-		return c, err
+		return err
 	}
 	if c.first.signer, err = c.root.NewIntermediate(now); err != nil {
-		return c, err
+		return err
 	}
 	key, err := identity.NewKey()
 	if err != nil {
-		return c, err
+		return err
 	}
 	claims := perigee.NodeClaims{ID: cfg.ID, Region: cfg.Region, Zone: cfg.Zone, Labels: cfg.Labels, Roles: []perigee.Role{perigee.RoleSigner, perigee.RoleIssuer}}
 	chain, err := c.first.signer.IssueNode(c.id, claims, key.Public().(ed25519.PublicKey), now)
 	if err != nil {
-		return c, err
+		return err
 	}
 	if c.first.identity, err = identity.NewNode(c.id, c.root.Cert(), key, chain); err != nil {
-		return c, err
+		return err
 	}
-	_, c.first.genesisRecord, err = record.Sign(c.operator, c.id, 1, record.HLCAt(now), nil, &record.Genesis{
+	_, c.first.genesisRecord, err = record.Sign(c.operator, c.id, c.epoch, c.until.Next(now), nil, &record.Genesis{
 		Cluster: c.id, Domain: cfg.Domain, Operator: c.operator.Public().(ed25519.PublicKey),
-		Root: c.root.Cert().Raw, WebRoot: c.first.web.Cert().Raw,
+		Root: c.root.Cert().Raw, WebRoot: c.first.web.Cert().Raw, Before: c.before, Until: c.until,
 	})
-	return c, err
+	return err
 }
 
 func checkRegion(r perigee.Region, regions *perigee.Regions) error {

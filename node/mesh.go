@@ -67,7 +67,11 @@ func (m mesh) ReadPacket(ctx context.Context, b []byte) (int, netip.AddrPort, er
 }
 
 func (m mesh) DialStream(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	return m.link.DialRaw(ctx, to)
+	c, err := m.link.DialRaw(ctx, to)
+	if err != nil {
+		m.failed(err)
+	}
+	return c, err
 }
 
 func (m mesh) AcceptStream(ctx context.Context) (net.Conn, error) {

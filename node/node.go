@@ -53,6 +53,9 @@ import (
 // ErrRemoved is returned by New and Run when an operator has removed this node from the cluster.
 var ErrRemoved = errors.New("this node was removed from the cluster: delete its data directory, or join again as another node")
 
+// ErrSuperseded is returned by Run when the cluster was restored from a backup, without this node.
+var ErrSuperseded = errors.New("the cluster was restored from a backup: delete this node's data directory, and join again")
+
 // Node is one machine. Make it with New, then call Run once, or Close.
 type Node struct {
 	cfg      Config

@@ -28,7 +28,7 @@ type part struct {
 }
 
 // Run runs the node until ctx ends, then drains and stops. An error means that a part failed, or is
-// ErrRemoved. It is called once.
+// ErrRemoved or ErrSuperseded. It is called once.
 func (n *Node) Run(ctx context.Context) error {
 	if n.ran.Swap(true) {
 		return errors.New("run node: it runs, or ran, already")
@@ -95,7 +95,7 @@ func (n *Node) Run(ctx context.Context) error {
 			n.drain(failed)
 		case <-failed.Done():
 			running = false
-			if errors.Is(context.Cause(failed), ErrRemoved) {
+			if cause := context.Cause(failed); errors.Is(cause, ErrRemoved) || errors.Is(cause, ErrSuperseded) {
 				n.drain(context.Background()) // clients that are here get their answers
 			}
 		}
@@ -219,7 +219,7 @@ func (n *Node) follow(ctx context.Context) error {
 // on two sides of a partition. The earlier has it, everywhere.
 func (n *Node) checkName() error {
 	for _, t := range n.gossip.Tokens() {
-		if r := t.Redeemed; r != nil && r.Node == n.ID() && !n.m.key().Equal(r.Public) {
+		if r := t.Redeemed; r != nil && !t.Former && r.Node == n.ID() && !n.m.key().Equal(r.Public) {
 			return fmt.Errorf("another machine joined as %s at the same moment and has the name: delete this data directory and join again with a new token and another id", n.ID())
 		}
 	}

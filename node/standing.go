@@ -12,6 +12,7 @@ import (
 	"github.com/perigee-edge/perigee/gossip"
 	"github.com/perigee-edge/perigee/internal/identity"
 	"github.com/perigee-edge/perigee/internal/peerlink"
+	"github.com/perigee-edge/perigee/internal/record"
 )
 
 const (
@@ -22,7 +23,8 @@ const (
 // standing finds out why peers refuse this node. A node that was removed while it was cut off can't hear of
 // it from gossip, since nobody takes a connection of it any more; so it asks over the join protocol, which
 // takes anybody, and stores the signed record that it is shown. That record is the proof: a peer that only
-// says so ends nobody.
+// says so ends nobody. One whose cluster was restored from a backup meanwhile is shown the record that began
+// the new epoch.
 type standing struct {
 	m      *membership
 	gossip *gossip.Gossip
@@ -34,7 +36,7 @@ type standing struct {
 
 // noteRefusal looks at what a call to a peer failed with. It does not block.
 func (s *standing) noteRefusal(err error) {
-	if !errors.Is(err, peerlink.ErrIdentityRefused) {
+	if !errors.Is(err, peerlink.ErrIdentityRefused) && !errors.Is(err, identity.ErrOtherCA) {
 		return
 	}
 	select {
@@ -43,7 +45,7 @@ func (s *standing) noteRefusal(err error) {
 	}
 }
 
-// run asks after refusals until ctx ends.
+// run asks after refusals until ctx ends. Its error is ErrSuperseded.
 func (s *standing) run(ctx context.Context) error {
 	for {
 		select {
@@ -51,7 +53,11 @@ func (s *standing) run(ctx context.Context) error {
 			return nil
 		case <-s.refused:
 		}
-		if err := s.learn(ctx); err != nil && ctx.Err() == nil {
+		err := s.learn(ctx)
+		if errors.Is(err, ErrSuperseded) {
+			return err
+		}
+		if err != nil && ctx.Err() == nil {
 			s.log.Debug("ask why peers refuse this node", "err", err)
 		}
 		pause(ctx, standingEvery)
@@ -69,8 +75,8 @@ func (s *standing) learn(ctx context.Context) error {
 		if err == nil && len(reply.Records) > 0 {
 			_, err = s.gossip.Submit(ctx, reply.Records...)
 		}
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, ErrSuperseded) {
+			return err
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", addr, err))
 	}
@@ -81,11 +87,27 @@ func (s *standing) ask(ctx context.Context, addr string) (reply standingReply, e
 	ctx, cancel := context.WithTimeout(ctx, renewAsk)
 	defer cancel()
 	session, err := openRenewal(ctx, s.m.identity.Root(), addr)
+	if errors.Is(err, identity.ErrOtherCA) {
+		err = s.successor(ctx, addr, err)
+	}
 	if err != nil {
 		return reply, err
 	}
 	defer session.close()
 	return reply, session.postSigned(ctx, "/standing", s.m.identity.Key(), nil, standingRequest{Chain: s.m.identity.Chain()}, &reply)
+}
+
+// successor returns ErrSuperseded if the node at the address is of a later epoch of this node's cluster, which
+// an operator began, and other otherwise.
+func (s *standing) successor(ctx context.Context, addr string, other error) error {
+	now, err := laterEpoch(ctx, addr, s.m.genesisDigest, func(key ed25519.PublicKey) bool {
+		p, ok := s.gossip.Person(record.KeyIDOf(key))
+		return ok && p.Role == record.TokenOperator
+	})
+	if err != nil {
+		return fmt.Errorf("%w; %w", other, err)
+	}
+	return fmt.Errorf("%w: it is in epoch %d, and this node is of epoch %d", ErrSuperseded, now.Number, s.m.epoch)
 }
 
 // standing shows the owner of a certificate, of any age, the records that ended its membership.

@@ -18,7 +18,7 @@ func (n *Node) status() Status {
 	v := n.View()
 	me := n.Claims()
 	s := Status{
-		Node: me.ID, Region: me.Region, Cluster: v.Desired.Cluster, Domain: v.Desired.Domain, Version: perigee.Version,
+		Node: me.ID, Region: me.Region, Cluster: v.Desired.Cluster, Epoch: n.m.epoch, Domain: v.Desired.Domain, Version: perigee.Version,
 		Nodes: len(v.Observed.Nodes), Functions: len(v.Desired.Functions), State: v.Desired.Digest,
 		Disk: n.disk.trouble(), Rotten: int(n.rotten.Load()), Genesis: n.m.genesisDigest, Record: n.m.genesisRecord, Now: n.gossip.Now(),
 	}
@@ -170,7 +170,7 @@ func (n *Node) tokens() []TokenStatus {
 	for _, t := range n.gossip.Tokens() {
 		s := TokenStatus{
 			ID: record.KeyIDOf(t.Token.Public), Kind: t.Token.Kind, Region: t.Token.Region,
-			Signer: t.Token.Signer, Roles: t.Token.Roles, Expires: t.Token.ExpiresAt(), Revoked: t.Revoked, Scope: t.Token.Scope,
+			Signer: t.Token.Signer, Roles: t.Token.Roles, Expires: t.Token.ExpiresAt(), Revoked: t.Revoked || t.Former && t.Redeemed == nil, Scope: t.Token.Scope,
 		}
 		if t.Redeemed != nil {
 			s.Redeemed = string(t.Redeemed.Node)

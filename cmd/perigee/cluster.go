@@ -35,7 +35,7 @@ func newClusterInit(t *target) *cobra.Command {
 			if _, ok := perigee.BuiltinRegions().Lookup(perigee.Region(region)); !ok {
 				return fmt.Errorf("there is no region %q: `perigee region ls --builtin` lists those that a cluster can start with; it can add others later", region)
 			}
-			m := made{Region: region, Config: filepath.Join(dir, localConfig), OperatorKey: filepath.Join(dir, operatorKey), Root: filepath.Join(dir, rootKey), Data: filepath.Join(dir, "data")}
+			m := newMade(dir, region)
 			if _, err := set.parse(m.Config); err != nil {
 				return err
 			}
@@ -70,15 +70,14 @@ type made struct {
 	Next        string            `json:"next"` // the command to run next
 }
 
+func newMade(dir, region string) made {
+	return made{Region: region, Config: filepath.Join(dir, localConfig), OperatorKey: filepath.Join(dir, operatorKey), Root: filepath.Join(dir, rootKey), Data: filepath.Join(dir, "data")}
+}
+
 // write makes the cluster and its files. Nothing that is there is replaced.
 func (m *made) write(set *settings, found node.FoundConfig) error {
-	if err := os.MkdirAll(filepath.Dir(m.Config), 0o700); err != nil {
+	if err := m.begin(m.Config, m.OperatorKey, m.Root); err != nil {
 		return err
-	}
-	for _, path := range []string{m.Config, m.OperatorKey, m.Root} {
-		if exists(path) {
-			return fmt.Errorf("%s is there already: use another --dir, or remove it to start over", path)
-		}
 	}
 	founded, err := node.Found(found)
 	if err != nil {
@@ -87,6 +86,24 @@ func (m *made) write(set *settings, found node.FoundConfig) error {
 	if err := identity.SaveKey(m.OperatorKey, founded.Operator); err != nil {
 		return err
 	}
+	return m.save(set, founded)
+}
+
+// begin makes the folder, in which these files must not be yet.
+func (m *made) begin(files ...string) error {
+	if err := os.MkdirAll(filepath.Dir(m.Config), 0o700); err != nil {
+		return err
+	}
+	for _, path := range files {
+		if exists(path) {
+			return fmt.Errorf("%s is there already: use another --dir, or remove it to start over", path)
+		}
+	}
+	return nil
+}
+
+// save writes what belongs beside the data directory.
+func (m *made) save(set *settings, founded *node.Founded) error {
 	if err := identity.SaveSecret(m.Root, founded.Root); err != nil {
 		return err
 	}

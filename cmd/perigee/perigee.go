@@ -17,6 +17,7 @@
 //	perigee status                              the cluster, as one node sees it
 //	perigee cert ls | renew HOST | import HOST CHAIN KEY   web certificates
 //	perigee cluster init --region fra           make a cluster; this machine is its first node
+//	perigee backup FILE; restore FILE           all of a cluster in one file, and a cluster of that file
 //	perigee node run [--join TOKEN]             run this machine's node; join first if it is new
 //	perigee node ls | drain | rm                the members
 //	perigee token create | ls | revoke          rights to join (nodes) and to log in (people)
@@ -134,7 +135,7 @@ func newRoot() *cobra.Command {
 		}
 	}
 	add("functions", "Functions:", newDev(&t), newCheck(&t), newPlan(&t), newExplain(&t), newWhatIf(&t), newPlacement(&t), newDeploy(&t), newLs(&t), newShow(&t), newPromote(&t), newRollback(&t), newSecret(&t), newInvoke(&t), newLogs(&t), newUsage(&t), newRm(&t))
-	add("cluster", "Clusters and their nodes:", newStatus(&t), newCert(&t), newCluster(&t), newNode(&t), newToken(&t), newKey(&t), newRegion(&t))
+	add("cluster", "Clusters and their nodes:", newStatus(&t), newCert(&t), newCluster(&t), newBackup(&t), newRestore(&t), newNode(&t), newToken(&t), newKey(&t), newRegion(&t))
 	add("person", "This person, this machine:", newLogin(&t), newContext(&t))
 	root.AddCommand(newAdmit())
 	root.SetHelpCommand(newHelp())

@@ -113,6 +113,14 @@ func (t *target) fromContext(ctx context.Context, name string) (*node.Person, fu
 		return nil, nil, fmt.Errorf("context %s: %w", name, err)
 	}
 	p, done, err := node.Dial(ctx, c.Addrs, key, c.Genesis)
+	if errors.Is(err, identity.ErrOtherCA) { // the cluster may have been restored from a backup
+		if c.Genesis, err = node.Follow(ctx, c.Addrs, c.Genesis); err == nil {
+			err = c.save()
+		}
+		if err == nil {
+			p, done, err = node.Dial(ctx, c.Addrs, key, c.Genesis)
+		}
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("context %s: %w", name, err)
 	}

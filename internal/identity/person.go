@@ -41,8 +41,13 @@ func PersonClientTLS(alpn string, key ed25519.PrivateKey, root *x509.Certificate
 	}
 	c := clientTLS(alpn, func(cs tls.ConnectionState) error {
 		chain := cs.PeerCertificates
-		if last := len(chain) - 1; last > 0 && chain[last].Equal(root) {
-			chain = chain[:last]
+		if last := len(chain) - 1; last > 0 {
+			switch _, kind, _ := parseCAName(chain[last]); {
+			case chain[last].Equal(root):
+				chain = chain[:last]
+			case kind == caMesh:
+				return fmt.Errorf("verify node certificate: %w", ErrOtherCA)
+			}
 		}
 		_, err := verifyNode(root, cluster, chain, time.Now())
 		return err
