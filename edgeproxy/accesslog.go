@@ -23,7 +23,8 @@ type accessLog struct {
 }
 
 // accessLine is one request. What could be secret is not in it: no header fields but the two below, and no
-// query strings.
+// query strings. Of a request that a residency keeps from this node nothing is in it that the client said, nor
+// who it is.
 type accessLine struct {
 	Time      string             `json:"time"`
 	ID        string             `json:"id"`
@@ -32,7 +33,7 @@ type accessLine struct {
 	Method    string             `json:"method"`
 	Scheme    string             `json:"scheme"`
 	Host      string             `json:"host"`
-	Path      string             `json:"path"`
+	Path      string             `json:"path,omitempty"`
 	Protocol  string             `json:"protocol"`
 	TLS       string             `json:"tls,omitempty"`
 	Status    int                `json:"status"`
@@ -89,11 +90,14 @@ func (l *accessLog) visit(v *visit, took time.Duration) {
 	r := v.in
 	line := accessLine{
 		Time: v.began.UTC().Format("2006-01-02T15:04:05.000Z07:00"), ID: v.facts.id, Trace: v.trace.id(),
-		Client: v.facts.client, Method: r.Method, Scheme: v.facts.proto, Host: shorten(v.host), Path: bounded(r.URL.EscapedPath(), maxLogged), Protocol: r.Proto,
+		Method: r.Method, Scheme: v.facts.proto, Host: shorten(v.host), Protocol: r.Proto,
 		Status: v.answer.status, Sent: v.answer.wire, Millis: millis(took), Entry: v.proxy.cfg.Self,
 		Node: v.receipt.Node, Region: v.receipt.Region, Revision: v.receipt.Revision, Start: v.receipt.Start, Reason: v.receipt.Reason,
 		Tries: v.tries, HopMillis: millis(v.receipt.Hop), Fuel: v.receipt.Fuel,
-		Agent: bounded(r.Header.Get("User-Agent"), maxLogged), Referer: withoutQuery(r.Header.Get("Referer")),
+	}
+	if v.outer == "" {
+		line.Client, line.Path = v.facts.client, bounded(r.URL.EscapedPath(), maxLogged)
+		line.Agent, line.Referer = bounded(r.Header.Get("User-Agent"), maxLogged), withoutQuery(r.Header.Get("Referer"))
 	}
 	if by, passed := passedFrom(r.Context()); passed {
 		line.Via = by.ID

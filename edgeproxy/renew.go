@@ -27,7 +27,7 @@ func (v *visit) renew(ctx context.Context) bool {
 			return false
 		}
 		if fn != was {
-			if _, ok := v.proxy.terminates(view, v.host); !ok {
+			if v.outer, _ = v.proxy.terminates(view, v.host); v.outer != "" {
 				return false
 			}
 			v.take(view, fn)

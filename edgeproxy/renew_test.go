@@ -39,12 +39,14 @@ func TestNewsOfRules(t *testing.T) {
 				}
 				return refuses("lhr-1", c.refuse)(r)
 			})
-			rec, _ := send(newProxy(t, w, "wdc-1", failing(nil), h), request("GET", "/", nil))
+			spans := &spanLog{}
+			rec, _ := send(newProxy(t, w, "wdc-1", failing(nil), h, func(c *Config) { c.Spans, c.TraceSample = spans, 1 }), request("GET", "/said", nil))
 			status, text, _ := strings.Cut(c.want, " ")
 			if fmt.Sprint(rec.Code) != status || !strings.Contains(rec.Body.String(), text) {
 				t.Errorf("%d, want %s\n%s", rec.Code, c.want, rec.Body)
 			}
 			equal(t, "tried", fmt.Sprint(h.tried()), c.tried)
+			equal(t, "what was asked for is told", strings.Contains(fmt.Sprint(spans.all), "/said"), !strings.Contains(c.name, "may not see"))
 		})
 	}
 }

@@ -31,6 +31,7 @@ type visit struct {
 	facts facts
 	trace trace
 	host  string // canonical
+	outer string // the residency that keeps what clients say from this node; "" = none does
 
 	view    *perigee.View
 	fn      *perigee.Function  // nil = not known
@@ -100,6 +101,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // answerClient answers, or refuses to.
 func (v *visit) answerClient(w http.ResponseWriter, client netip.Addr) {
 	p, r := v.proxy, v.in
+	v.host = canonicalHost(r.Host)
+	v.outer, _ = p.terminates(v.view, v.host)
 	if !p.front.enter() {
 		v.refuse(&problem{
 			status: http.StatusServiceUnavailable, after: time.Second, cause: "draining",
@@ -135,7 +138,6 @@ const methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
 // receive checks the request and finds its function.
 func (v *visit) receive() *problem {
 	r := v.in
-	v.host = canonicalHost(r.Host)
 	if r.TLS != nil && canonicalHost(r.TLS.ServerName) != v.host {
 		return &problem{
 			status: http.StatusMisdirectedRequest, cause: "misdirected",
@@ -143,8 +145,8 @@ func (v *visit) receive() *problem {
 			hint: "Open a connection of its own for each host.",
 		}
 	}
-	if rule, ok := v.proxy.terminates(v.view, v.host); !ok {
-		return v.proxy.outside(r, v.host, rule)
+	if v.outer != "" {
+		return v.proxy.outside(r, v.host, v.outer)
 	}
 	if r.Method == http.MethodConnect && len(r.Header[headerProtocol]) > 0 || r.ProtoMajor == 3 && r.Proto != "HTTP/3.0" {
 		return &problem{

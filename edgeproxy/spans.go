@@ -86,10 +86,13 @@ func (v *visit) record(took time.Duration) {
 		Name: v.in.Method, Kind: SpanServer, Start: v.began, End: v.began.Add(took),
 		Attributes: []slog.Attr{
 			slog.String("http.request.method", v.in.Method), slog.String("url.scheme", v.facts.proto), slog.String("server.address", shorten(v.host)),
-			slog.String("url.path", bounded(v.in.URL.EscapedPath(), maxLogged)), slog.String("network.protocol.version", strings.TrimPrefix(v.in.Proto, "HTTP/")),
+			slog.String("network.protocol.version", strings.TrimPrefix(v.in.Proto, "HTTP/")),
 			slog.Int("http.response.status_code", v.answer.status), slog.String("perigee.request", v.facts.id),
 			slog.String("perigee.reason", v.receipt.Reason), slog.Int("perigee.tries", v.tries),
 		},
+	}
+	if v.outer == "" {
+		s.Attributes = append(s.Attributes, slog.String("url.path", bounded(v.in.URL.EscapedPath(), maxLogged)))
 	}
 	if v.fn != nil {
 		s.Name += " " + v.fn.Name

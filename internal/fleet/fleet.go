@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -52,7 +53,8 @@ type Config struct {
 
 	Trial time.Duration // how long a new revision is watched on one node before it goes on; default 50 ms
 
-	Logger *slog.Logger // nil = slog.Default()
+	AccessLog func(node.Dir) io.Writer // where each node writes a line per request; nil = nowhere
+	Logger    *slog.Logger             // nil = slog.Default()
 }
 
 // Fleet is a running cluster. Its methods are safe for concurrent use.
@@ -219,6 +221,9 @@ func (f *Fleet) run(m *Member, socket net.PacketConn, https string) error {
 	}
 	if f.cfg.Plain {
 		cfg.HTTP = "127.0.0.1:0"
+	}
+	if f.cfg.AccessLog != nil {
+		cfg.AccessLog = f.cfg.AccessLog(m.Dir)
 	}
 	n, err := node.New(cfg)
 	if err != nil {

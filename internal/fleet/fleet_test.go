@@ -81,7 +81,9 @@ func start(t *testing.T, near bool, regions ...perigee.Region) *fleet.Fleet {
 func startWith(t *testing.T, cfg fleet.Config) *fleet.Fleet {
 	t.Helper()
 	began := time.Now()
-	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
 	cfg.Dir, cfg.CodeDir, cfg.Admit = t.TempDir(), codeDir, []string{os.Args[0], "admit"}
 	f, err := fleet.Start(t.Context(), cfg)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package residency tries to get code, requests, bytes, secrets and keys out of where the rules of
+// Package residency tries to get code, requests, bytes, secrets, keys and lines of logs out of where the rules of
 // placement keep them: real fronts and workers (package edgeproxy) and the real planner on nodes whose views
 // are stale and differ, which fail, and which lie to one another. What is allowed is judged by a reading of
 // the rules of its own.
@@ -10,7 +10,6 @@ package residency
 import (
 	"crypto/tls"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -18,12 +17,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy"
 	"github.com/perigee-edge/perigee/placement"
 )
 
-// Count is what a campaign saw. The first six are violations.
+// Count is what a campaign saw. The first eight are violations.
 type Count struct {
 	Runs      int // of a function on a node that its view, or the sender's, excludes
 	Hops      int // sent to such a node
@@ -31,13 +32,15 @@ type Count struct {
 	Bytes     int // holders planned outside
 	Secrets   int // nodes outside that a secret would be sealed to
 	Keys      int // nodes outside that may have the key of a host, or that connections are passed to
+	Logs      int // lines of nodes outside that say what a client said, or where it is
+	Labels    int // values of metrics' labels, on any node, that do
 
-	Steps, Ran, Hopped, Refused, Held, Sealed, Terminated int // how much there was to see
+	Steps, Ran, Hopped, Refused, Held, Sealed, Terminated, Kept, Lines, Series int // how much there was to see
 }
 
 // Violations is their sum.
 func (c *Count) Violations() int {
-	return c.Runs + c.Hops + c.Plaintext + c.Bytes + c.Secrets + c.Keys
+	return c.Runs + c.Hops + c.Plaintext + c.Bytes + c.Secrets + c.Keys + c.Logs + c.Labels
 }
 
 const functions = 12
@@ -63,13 +66,14 @@ type machine struct {
 	front *edgeproxy.Proxy
 	view  *perigee.View
 	up    bool
+	notes notes
 }
 
 // New makes a world with the nodes of homes and no function.
 func New(seed uint64) (*World, error) {
 	w := &World{rng: rand.New(rand.NewPCG(seed, 1)), byID: map[perigee.NodeID]*machine{}, regions: perigee.BuiltinRegions(), live: map[string]*perigee.Function{}}
 	for i, region := range homes {
-		m := &machine{NodeClaims: perigee.NodeClaims{ID: perigee.NodeID(fmt.Sprintf("%s-%d", region, i)), Region: region}, world: w, up: true}
+		m := &machine{NodeClaims: perigee.NodeClaims{ID: perigee.NodeID(fmt.Sprintf("%s-%d", region, i)), Region: region}, world: w, up: true, notes: notes{metrics: prometheus.NewRegistry()}}
 		if i%3 == 0 {
 			m.Labels = map[string]string{"disk": "encrypted"}
 		}
@@ -84,7 +88,7 @@ func New(seed uint64) (*World, error) {
 				c, ok := r.Context().Value(peerKey{}).(perigee.NodeClaims)
 				return c, ok
 			},
-			Logger: slog.New(slog.DiscardHandler),
+			Logger: m.notes.logger(), AccessLog: &m.notes, Spans: &m.notes, TraceSample: 1, Metrics: edgeproxy.NewMetrics(m.notes.metrics), DisableCompression: true,
 		})
 		if err != nil {
 			return nil, err
@@ -179,6 +183,7 @@ func (w *World) ask(m *machine) {
 	host := fmt.Sprintf("h%d.example.com", w.rng.IntN(hosts))
 	r := httptest.NewRequest(pick(w, "GET", "POST"), "http://"+host+pick(w, "/", "/api", "/api/x"), nil)
 	r.URL.Scheme, r.URL.Host = "", ""
+	w.fill(r, !w.resident(m.view, host, m.NodeClaims))
 	if w.rng.IntN(3) > 0 {
 		r.TLS = &tls.ConnectionState{ServerName: host, HandshakeComplete: true}
 	}
@@ -190,7 +195,6 @@ func (w *World) ask(m *machine) {
 	case 2:
 		r.Header.Set("Perigee-Hop-Region", string(pick(w, homes...)))
 		r.Header.Set("Perigee-Client-Region", string(pick(w, homes...)))
-		r.Header.Set("X-Forwarded-For", "198.51.100.1")
 	}
 	rec := httptest.NewRecorder()
 	m.front.ServeHTTP(rec, r)
@@ -219,16 +223,18 @@ func (w *World) forge(from *machine) {
 	}
 	fn := w.live[pick(w, names...)]
 	r := httptest.NewRequest("POST", "http://"+fn.Live.Manifest.Routes[0].Host+"/", strings.NewReader("x"))
+	known := to.view.Desired.Functions[fn.Name]
+	client := w.fill(r, known != nil && !w.in(known.Policy().Residency, to.NodeClaims))
 	entry := from
 	if w.rng.IntN(3) == 0 {
 		entry = pick(w, w.nodes...)
 	}
 	if w.rng.IntN(4) == 0 {
-		r.Header.Set("Perigee-Hop-Pass", "198.51.100.1:4711")
+		r.Header.Set("Perigee-Hop-Pass", client+":4711")
 	} else {
 		for k, v := range map[string]string{
 			"Function": fn.Name, "Revision": string(fn.Live.ID), "Entry": string(entry.ID), "Region": string(pick(w, entry.Region, "fra")), "Caller": string(pick(w, homes...)),
-			"Client": "198.51.100.1", "Proto": "https", "Id": "0123456789abcdef", "Path": string(entry.ID), "Cold": "1",
+			"Client": client, "Proto": "https", "Id": "0123456789abcdef", "Path": string(entry.ID), "Cold": "1",
 		} {
 			r.Header.Set("Perigee-Hop-"+k, v)
 		}

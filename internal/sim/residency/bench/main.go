@@ -27,9 +27,13 @@ func main() {
 	for range steps {
 		w.Step()
 	}
+	if err := w.Read(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
 	c := w.Count
-	fmt.Printf("# ran %d, hops %d, refused %d, holders %d, seals %d, keys %d\n", c.Ran, c.Hopped, c.Refused, c.Held, c.Sealed, c.Terminated)
-	fmt.Printf("# violations: runs %d, hops %d, plaintext %d, bytes %d, secrets %d, keys %d\n", c.Runs, c.Hops, c.Plaintext, c.Bytes, c.Secrets, c.Keys)
+	fmt.Printf("# ran %d, hops %d, refused %d, holders %d, seals %d, keys %d, kept %d, lines %d, series %d\n", c.Ran, c.Hopped, c.Refused, c.Held, c.Sealed, c.Terminated, c.Kept, c.Lines, c.Series)
+	fmt.Printf("# violations: runs %d, hops %d, plaintext %d, bytes %d, secrets %d, keys %d, logs %d, labels %d\n", c.Runs, c.Hops, c.Plaintext, c.Bytes, c.Secrets, c.Keys, c.Logs, c.Labels)
 	fmt.Printf("residency_violations %d\n", c.Violations())
 	fmt.Printf("residency_violations_trials %d\n", c.Steps)
 }
