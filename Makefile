@@ -67,6 +67,11 @@ bin/pebble: # an ACME server for tests
 test-acme: bin/pebble ## certificates of a public CA, with Pebble and separate processes (needs curl)
 	PERIGEE_PEBBLE=$(CURDIR)/bin/pebble go test -count=1 -timeout 20m -parallel 1 -run '^TestACME$$' ./cmd/perigee
 
+.PHONY: test-clients
+test-clients: bin/pebble ## HTTPS of three nodes with clients that others wrote: curl, Chromium, gtlsclient, bun; says which are missing
+	@PERIGEE_PEBBLE=$(CURDIR)/bin/pebble go test -count=1 -v -run '^TestClients$$' ./cmd/perigee >bin/clients.log; status=$$?; \
+		grep -E 'is not installed|FAIL|^ok' bin/clients.log; exit $$status
+
 .PHONY: bin/front
 bin/front: bin/perigee bin/pebble # what the figures of the front door need
 	cd bench/front && go build -o ../../bin/front .

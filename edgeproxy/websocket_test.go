@@ -56,7 +56,7 @@ func readFrame(r io.Reader) (op byte, payload string, err error) {
 }
 
 // wsWatch is when a test's WebSocket ends at the latest, so that one which waits for what never comes fails.
-const wsWatch = 20 * time.Second
+const wsWatch = 15 * time.Second
 
 // echoWS is a function whose origin speaks WebSocket: it sends back what it gets, until its time is over, and closes when it
 // is told.
@@ -98,9 +98,7 @@ func openWS(t *testing.T, p *Proxy, ca *testCA, version int) (io.ReadWriteCloser
 		}{in, conn}, resp
 	}
 	pr, pw := io.Pipe()
-	ctx, cancel := context.WithTimeout(t.Context(), wsWatch)
-	t.Cleanup(cancel)
-	r, _ := http.NewRequestWithContext(ctx, "CONNECT", "https://"+testHost+"/chat?x=1", pr)
+	r, _ := http.NewRequestWithContext(t.Context(), "CONNECT", "https://"+testHost+"/chat?x=1", pr)
 	r.Header.Set("Sec-WebSocket-Version", "13")
 	r.Header.Set("Sec-WebSocket-Protocol", "chat")
 	cl := client3(t, p, ca)
@@ -115,7 +113,9 @@ func openWS(t *testing.T, p *Proxy, ca *testCA, version int) (io.ReadWriteCloser
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { pw.Close(); resp.Body.Close() })
+	end := func() { pw.Close(); resp.Body.Close() }
+	watch := time.AfterFunc(wsWatch, end)
+	t.Cleanup(func() { watch.Stop(); end() })
 	return struct {
 		io.Reader
 		io.WriteCloser

@@ -33,13 +33,17 @@ import (
 //	samecert DURATION HOST  waits until all three nodes have one certificate for a host, of the root in root.pem
 //	note REGEXP             counts how often it matches in ca.log, the log of Pebble
 //	since N REGEXP          requires N matches more than at its note
+//	missing PROGRAM         says that a part is left out
 //	skewed FILE             builds the program with a clock that $SKEW seconds put wrong
 func TestACME(t *testing.T) { runWithPebble(t, "testdata/acme") }
+
+// TestClients runs testdata/clients the same way: clients that others wrote, as far as they are installed.
+func TestClients(t *testing.T) { runWithPebble(t, "testdata/clients") }
 
 func runWithPebble(t *testing.T, scripts string) {
 	dir := os.Getenv("PERIGEE_PEBBLE")
 	if dir == "" {
-		t.Skip("PERIGEE_PEBBLE is not set: `make test-acme` builds what this needs")
+		t.Skip("PERIGEE_PEBBLE is not set: `make test-acme` and `make test-clients` build what this needs")
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: scripts, RequireExplicitExec: true, RequireUniqueNames: true,
@@ -56,6 +60,7 @@ func runWithPebble(t *testing.T, scripts string) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"until": until, "saveas": saveAs, "capture": capture, "guest": writeGuest, "edit": edit, "pebbleconfig": pebbleConfig, "pointdns": pointDNS,
 			"relay": startRelay, "isolate": isolate, "samecert": sameCert, "note": note, "zoneempty": zoneEmpty, "since": since, "skewed": skewed,
+			"missing": func(_ *testscript.TestScript, _ bool, args []string) { t.Logf("%v is not installed: left out", args) },
 			"zone": func(ts *testscript.TestScript, neg bool, args []string) {
 				if neg || len(args) != 2 {
 					ts.Fatalf("usage: zone DOMAIN IP")
