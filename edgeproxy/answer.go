@@ -17,6 +17,7 @@ type answer struct {
 	head bool // the request's method is HEAD
 
 	receipt func() string // asked when the head is written; "" = none
+	timing  func() string // like receipt
 	settled func()        // called when the head was written
 	stall   *stall
 	altSvc  string // "" = none
@@ -82,6 +83,9 @@ func (a *answer) WriteHeader(status int) {
 	a.encode(status, h)
 	if s := a.receipt(); s != "" {
 		h[ReceiptHeader] = []string{s}
+	}
+	if s := a.timing(); s != "" {
+		h[headerTiming] = append(slices.Clip(h[headerTiming]), s)
 	}
 	if a.altSvc != "" {
 		h["Alt-Svc"] = []string{a.altSvc}

@@ -173,6 +173,7 @@ func (v *visit) expect(c *placement.Candidate) {
 
 // unexpect takes back what expect said: the guest was not started.
 func (v *visit) unexpect() {
+	v.timing = timing{}
 	v.receipt = Receipt{Entry: v.receipt.Entry, Reason: ReasonRefused, ID: v.receipt.ID}
 	v.where = ranNowhere
 }
@@ -196,6 +197,7 @@ func (v *visit) runHere(ctx context.Context, c *placement.Candidate) error {
 		out.Header = out.Header.Clone()
 		dropInternal(out.Header)
 	}
+	v.timing = timing{handed: time.Now()}
 	view := v.sending()
 	defer view.Close()
 	out.Body = view
@@ -238,7 +240,8 @@ func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, 
 		v.expect(f.to)
 	}
 	f.trip.taken(f.load, time.Now())
-	v.receipt.Hop = time.Since(f.sent)
+	v.receipt.Hop, v.timing = time.Since(f.sent), timing{handed: f.sent}
+	v.readRun(f.resp.Header)
 	v.route.stayed(v.receipt.Hop - f.to.Score.Way)
 	if f.resp.Header.Get(hopStart) == StartCold {
 		v.learn(StartCold, v.receipt.Hop-f.to.Score.Way-f.to.Score.Service)

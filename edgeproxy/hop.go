@@ -119,7 +119,7 @@ const (
 // runHop runs a function for a peer and returns the outcome.
 func (p *Proxy) runHop(hw hopResponder, r *http.Request, m *hopMeta, fn *perigee.Function) string {
 	ctx := r.Context()
-	w := &hopAnswer{w: hw, load: func() perigee.Load { return p.cfg.Local.Load(m.revision) }, tunnels: &p.tunnels}
+	w := &hopAnswer{w: hw, began: time.Now(), load: func() perigee.Load { return p.cfg.Local.Load(m.revision) }, tunnels: &p.tunnels}
 	switch {
 	case m.upgrade != "":
 		ctx, w.lift, w.tunnel.end = untilHead(ctx, cmp.Or(m.timeout, headWait))
@@ -212,6 +212,7 @@ func (p *Proxy) answerFailure(ctx context.Context, w *hopAnswer, m *hopMeta, err
 // node; here only those are added and dropped that are between nodes.
 type hopAnswer struct {
 	w      hopResponder
+	began  time.Time
 	load   func() perigee.Load // of this node now
 	result Result
 	detail string
@@ -270,6 +271,7 @@ func (a *hopAnswer) WriteHeader(status int) {
 		}
 		h[hopFuel] = []string{fuel}
 	}
+	h[hopRun] = []string{strconv.FormatInt(time.Since(a.began).Microseconds(), 10)}
 	if a.detail != "" {
 		h[hopDetail] = []string{a.detail}
 	}

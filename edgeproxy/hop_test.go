@@ -71,6 +71,8 @@ func TestHopIsServed(t *testing.T) {
 	if aborted || rec.refused != "" || rec.accepted == nil || *rec.accepted != (perigee.Load{Slots: 8}) || rec.load != (perigee.Load{Slots: 8}) || rec.Body.String() != "hi" {
 		t.Fatalf("aborted %v, %+v, %q", aborted, rec, rec.Body)
 	}
+	equal(t, "times", len(rec.Header()[hopRun]), 1)
+	rec.Header().Del(hopRun)
 	equal(t, "header", fmt.Sprint(rec.Header()), "map[Perigee-Hop-Fuel:[7] Perigee-Hop-Start:[cold]]")
 	want := map[string]string{
 		"Perigee-Region": "fra", "Perigee-Entry-Region": "wdc", "Perigee-Client-Region": "wdc", "Perigee-Request-Id": "0123456789abcdef",

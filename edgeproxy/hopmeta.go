@@ -33,6 +33,7 @@ const (
 
 	hopStart   = "Perigee-Hop-Start"
 	hopFuel    = "Perigee-Hop-Fuel"
+	hopRun     = "Perigee-Hop-Run" // microseconds until the head of the response was there
 	hopRefused = "Perigee-Hop-Refused"
 	hopFault   = "Perigee-Hop-Fault"
 	hopDetail  = "Perigee-Hop-Detail"

@@ -45,6 +45,7 @@ type visit struct {
 	answer  answer
 	stall   stall
 	receipt Receipt
+	timing  timing
 	level   string // of the receipt
 	where   int
 	tries   int
@@ -71,7 +72,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.facts.country, v.facts.region = p.placeOf(client, near, v.view.Desired.Regions)
 	v.receipt = Receipt{Via: by.Region, Entry: p.cfg.Region, Reason: ReasonRefused, ID: v.facts.id}
 	v.stall.init(w, r.ProtoMajor, p.cfg.StallTimeout)
-	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, settled: v.settled, stall: &v.stall, encoders: p.encoders, asked: r.Header, metrics: p.metrics}
+	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, timing: v.formatTiming, settled: v.settled, stall: &v.stall, encoders: p.encoders, asked: r.Header, metrics: p.metrics}
 	if r.TLS != nil && r.ProtoMajor < 3 && p.altSvc != "" && !passed && !p.draining.Load() && firstOfSession(r.Context()) {
 		v.answer.altSvc = p.altSvc
 	}
