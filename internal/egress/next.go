@@ -40,6 +40,10 @@ func (e *Egress) Next(function, next string) (*Next, error) {
 		return nil, fmt.Errorf("next of %s: %q stands for many hosts", function, next)
 	case rule.Scheme == origin.Function:
 		return &Next{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if upgradeOf(r) != nil { // without its fields it would be a request that nobody made
+				http.Error(w, fmt.Sprintf("No WebSocket passes %s: its next is %q, and they pass only to an origin. Give it the origin as next, or give %s a route of its own.", function, next, rule.Host), http.StatusNotImplemented)
+				return
+			}
 			out := r.WithContext(r.Context())
 			out.Header = endToEnd(r.Header)
 			fw := &functionWriter{ResponseWriter: w}

@@ -421,3 +421,63 @@ func TestNextUpgrade(t *testing.T) {
 		}
 	}
 }
+
+// TestNextFunctionHasNoWebSockets: a handshake is refused with a reason, rather than asked as something else.
+func TestNextFunctionHasNoWebSockets(t *testing.T) {
+	asked := 0
+	e := newEgress(t, Config{Functions: functions{"inner": func(http.ResponseWriter, *http.Request) { asked++ }}})
+	next, err := e.Next("f", "fn:inner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	ctx, _ := WithUpgrade(t.Context())
+	r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
+	r.Header.Set("Upgrade", "websocket")
+	rec := httptest.NewRecorder()
+	next.ServeHTTP(rec, r)
+	if rec.Code != http.StatusNotImplemented || !strings.Contains(rec.Body.String(), `No WebSocket passes f: its next is "fn:inner"`) || asked > 0 {
+		t.Errorf("%d %q, the function was asked %d times", rec.Code, rec.Body, asked)
+	}
+	r.Header.Del("Upgrade") // by the guest, who has answered the handshake so
+	next.ServeHTTP(httptest.NewRecorder(), r)
+	if asked != 1 {
+		t.Error("an ordinary request does not pass")
+	}
+}
+
+// finalOnly is a recorder of responses that are not informational.
+type finalOnly struct{ *httptest.ResponseRecorder }
+
+func (f finalOnly) WriteHeader(status int) {
+	if status >= 200 {
+		f.ResponseRecorder.WriteHeader(status)
+	}
+}
+
+// TestOriginExpects: an origin that refuses a request by its head is sent no body, and nobody reads it.
+func TestOriginExpects(t *testing.T) {
+	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/no" {
+			http.Error(w, r.Header.Get("Expect"), http.StatusExpectationFailed)
+			return
+		}
+		_, _ = io.Copy(w, r.Body)
+	}))
+	e, o := loopback(t, addr, Limits{})
+	next, err := e.Next("f", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	for path, want := range map[string]string{"/no": "100-continue\n, 4 bytes left", "/": "body, 0 bytes left"} {
+		body := strings.NewReader("body")
+		r := httptest.NewRequest("POST", path, body)
+		r.Header.Set("Expect", "100-continue")
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(finalOnly{rec}, r)
+		if got := fmt.Sprintf("%s, %d bytes left", rec.Body, body.Len()); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+}
