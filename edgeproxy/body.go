@@ -26,6 +26,8 @@ type body struct {
 	keep atomic.Bool  // until the response begins
 	fail atomic.Pointer[error]
 
+	first func() // called before the first read of src; nil = nothing is to be done
+
 	rate int64 // bytes a second that the client must send before the response begins; negative = any
 
 	mu     sync.Mutex // held while src is read; guards the rest
@@ -145,6 +147,10 @@ func (b *body) readLocked(p []byte) (int, error) {
 	}
 	if b.ended {
 		return 0, io.EOF
+	}
+	if b.first != nil {
+		b.first()
+		b.first = nil
 	}
 	began := time.Now()
 	b.stall.beforeRead(b.size.Load() == 0, b.patience())

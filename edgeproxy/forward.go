@@ -225,6 +225,7 @@ func (v *visit) learn(start string, took time.Duration) {
 // runThere has a peer run the function, or one of the others if that one answers first. It returns which.
 // only says that there is no other candidate, so that a cold start is better than a refusal.
 func (v *visit) runThere(ctx context.Context, c *placement.Candidate, tr *trip, others []placement.Candidate, only bool) (perigee.NodeID, error) {
+	v.early = &early{answer: &v.answer}
 	f := v.flight(ctx, c, tr, only || !c.Warm)
 	v.expect(c)
 	v.where = ranHop
@@ -276,7 +277,7 @@ func (v *visit) flight(ctx context.Context, c *placement.Candidate, tr *trip, co
 	if cfg.WithAccepted != nil {
 		ctx = cfg.WithAccepted(ctx, func(l perigee.Load) { tr.took(l, time.Now()) })
 	}
-	f.out = v.out.WithContext(ctx)
+	f.out = v.out.WithContext(v.early.of(ctx, f))
 	f.out.Header = v.out.Header.Clone()
 	dropInternal(f.out.Header) // of an earlier try here
 	f.out.Body = v.sending()

@@ -218,6 +218,7 @@ type hopAnswer struct {
 	detail string
 	extra  http.Header
 	bad    error // why the writer's head was refused
+	hints  int   // informational responses that were sent
 	wrote  bool
 	sized  bool
 	owed   bool // the fuel in the head is not the last word
@@ -244,8 +245,15 @@ func (a *hopAnswer) Report(r Result) { a.result = r }
 // Header returns the header fields of the response.
 func (a *hopAnswer) Header() http.Header { return a.w.Header() }
 
-// WriteHeader writes the head. Informational responses are dropped.
+// WriteHeader writes the head. Of informational responses only Early Hints (RFC 8297) go on.
 func (a *hopAnswer) WriteHeader(status int) {
+	if status == http.StatusEarlyHints && !a.wrote && a.bad == nil && a.hints < maxHints {
+		a.hints++
+		a.Accept()
+		dropInternal(a.w.Header())
+		a.w.WriteHeader(status)
+		return
+	}
 	if status == http.StatusSwitchingProtocols && a.lift != nil && !a.wrote && a.bad == nil {
 		a.changeProtocol()
 		status = http.StatusOK // as extended CONNECT is answered

@@ -46,6 +46,7 @@ type visit struct {
 	stall   stall
 	receipt Receipt
 	timing  timing
+	early   *early // of the try of another node
 	level   string // of the receipt
 	where   int
 	tries   int
@@ -278,8 +279,12 @@ func (v *visit) serve(w http.ResponseWriter) {
 	if v.up != nil {
 		v.up.dress(v.out)
 	}
-	if v.body != nil && r.ProtoMajor == 3 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
-		w.WriteHeader(http.StatusContinue) // net/http does it at the first read; quic-go leaves it to handlers
+	if v.body != nil && strings.EqualFold(r.Header.Get("Expect"), expectContinue) {
+		v.out.Header["Expect"] = []string{expectContinue}
+		if r.ProtoMajor == 3 { // net/http says it at the first read; quic-go leaves it to handlers
+			e := &expecting{ResponseWriter: w, header: http.Header{}}
+			v.answer.w, v.body.first = e, e.goOn
+		}
 	}
 	if v.err = v.forward(ctx); v.err == nil {
 		v.finish()

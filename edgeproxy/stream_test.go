@@ -502,7 +502,15 @@ func TestZeroWindow(t *testing.T) {
 // and a client that waits before it sends a body is told to go on.
 func TestInformational(t *testing.T) {
 	ca := newCA(t)
-	p := serving(t, ca, here, newLocal(func(w http.ResponseWriter, r *http.Request) {
+	everyWay(t, func(t *testing.T, version int, how way) {
+		if how != fakeHop { // which has no such responses
+			testInformational(t, ca, version, how)
+		}
+	})
+}
+
+func testInformational(t *testing.T, ca *testCA, version int, how way) {
+	p := serving(t, ca, how, newLocal(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		w.Header().Set("Link", "</style.css>; rel=preload")
 		w.Header().Set("Perigee-Region", "forged")
@@ -511,27 +519,25 @@ func TestInformational(t *testing.T) {
 		}
 		_, _ = w.Write(b)
 	}))
-	for version := 1; version <= 3; version++ {
-		var hints []string
-		var mu sync.Mutex
-		continued := 0
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if code == http.StatusContinue {
-				continued++
-			} else {
-				hints = append(hints, fmt.Sprint(code, h["Link"], h["Perigee-Region"], h[ReceiptHeader]))
-			}
-			return nil
-		}})
-		r, _ := http.NewRequestWithContext(ctx, "POST", "https://"+testHost+"/", strings.NewReader("body"))
-		r.Header.Set("Expect", "100-continue")
-		resp, body := do(t, clientSpeaking(t, p, ca, version), r)
+	var hints []string
+	var mu sync.Mutex
+	continued := 0
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 		mu.Lock()
-		if len(hints) != maxHints || hints[0] != "103 [</style.css>; rel=preload] [] []" || body != "body" || resp.StatusCode != 200 || continued == 0 {
-			t.Errorf("h%d: hints %q, %d times to go on, %d %q", version, hints, continued, resp.StatusCode, body)
+		defer mu.Unlock()
+		if code == http.StatusContinue {
+			continued++
+		} else {
+			hints = append(hints, fmt.Sprint(code, h["Link"], h["Perigee-Region"], h[ReceiptHeader]))
 		}
-		mu.Unlock()
+		return nil
+	}})
+	r, _ := http.NewRequestWithContext(ctx, "POST", "https://"+testHost+"/", strings.NewReader("body"))
+	r.Header.Set("Expect", "100-continue")
+	resp, body := do(t, clientSpeaking(t, p, ca, version), r)
+	mu.Lock()
+	if len(hints) != maxHints || hints[0] != "103 [</style.css>; rel=preload] [] []" || body != "body" || resp.StatusCode != 200 || continued == 0 {
+		t.Errorf("h%d: hints %q, %d times to go on, %d %q", version, hints, continued, resp.StatusCode, body)
 	}
+	mu.Unlock()
 }

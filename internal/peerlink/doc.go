@@ -48,26 +48,29 @@
 //	0x05 data      1 or more bytes of a body
 //	0x06 end       load fields              the trailers, and the worker's last load
 //	0x07 raw       kind(varint)             then bytes without frames, both ways
+//	0x80 interim   status(varint) fields    100: the body is wanted; 103: Early Hints
 //
-//	flags    1 = the worker answers accepted or refused first; 2 = the request has no body
+//	flags    1 = the worker answers accepted or refused first; 2 = the request has no body;
+//	         4 = the requester holds the body until an interim frame says that it is wanted, if the
+//	         worker says 1 behind the load of accepted, as releases that know the flag do
 //	timeout  microseconds that the requester will still wait; 0 = no limit
 //	size     length of the body plus one; 0 = not known
 //	string   length(varint) bytes           method, authority, target, names and values
 //	fields   count(varint), then count times: name(string) value(string)
 //	load     0, or 1 in-flight(varint) slots(varint) service(varint): median in microseconds, 0 = not known
 //
-// A request frame with its fields, like a response or end frame, has at most 64 KiB and 256 fields;
+// A request frame with its fields, like a response, end or interim frame, has at most 64 KiB and 256 fields;
 // other frames but data have at most 1 KiB. The request direction is
 //
 //	request data* end?
 //
 // and the response direction, where accepted appears only if flag 1 was set,
 //
-//	refused  |  accepted? response data* end?
+//	refused  |  accepted? interim* response data* end?
 //
 // With flag 1 the requester sends nothing after the request frame until it read accepted, so that a
-// body that was refused is untouched. Hop-by-hop header fields do not travel, and neither do
-// informational (1xx) responses.
+// body that was refused is untouched. With flag 4 it waits further, and an interim frame with 100 may come
+// among the data, too. Hop-by-hop header fields do not travel.
 //
 // # Reset codes
 //

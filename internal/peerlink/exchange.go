@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,13 +30,15 @@ type exchange struct {
 	resp   *http.Response
 	remain int64 // bytes that the response's size still promises; -1 = no promise
 	err    error // what Read returns from now on
+	early  int   // interim frames read
 
 	over atomic.Bool // the requester is done with the stream
 
 	mu      sync.Mutex
 	load    perigee.Load // the worker's last word
 	hasLoad bool
-	upload  io.Closer // the request's body while it is copied
+	upload  io.Closer     // the request's body while it is copied, or waits
+	held    *http.Request // whose body waits until the worker wants it
 }
 
 var errBodyClosed = errors.New("read of a closed response body")
@@ -46,6 +49,7 @@ type answer struct {
 	code    ResetCode
 	load    perigee.Load
 	limit   string // what the worker ran out of; "" = it did not say
+	holds   bool   // the worker says when it wants the body
 }
 
 // startExchange sends the head of a request on a new stream of c, and the end of the stream if the
@@ -163,6 +167,7 @@ func (x *exchange) decodeAnswer(t frameType, payload string) (answer, error) {
 		a.code = ResetCode(c.uint())
 	}
 	a.load = c.load()
+	a.holds = !a.refused && strings.HasPrefix(c.s, "\x01")
 	if a.refused && c.s != "" { // older releases do not say
 		a.limit = c.str()
 	}

@@ -23,6 +23,8 @@ const (
 	frameRaw      frameType = 0x07
 
 	firstSkippable frameType = 0x80
+
+	frameInterim frameType = 0x80 // older releases skip it
 )
 
 const (
@@ -113,7 +115,7 @@ func (r *frameReader) next() (frameType, uint64, error) {
 			}
 			r.left = size
 			return t, size, nil
-		case frameRequest, frameResponse, frameEnd:
+		case frameRequest, frameResponse, frameEnd, frameInterim:
 			limit = maxHead
 		case frameAccepted, frameRefused, frameRaw:
 		default:
@@ -125,7 +127,7 @@ func (r *frameReader) next() (frameType, uint64, error) {
 		if size > limit {
 			return 0, 0, malformed("frame type %#02x of %d bytes, the limit is %d", byte(t), size, limit)
 		}
-		if t < firstSkippable {
+		if t < firstSkippable || t == frameInterim {
 			return t, size, nil
 		}
 		if _, err := r.br.Discard(int(size)); err != nil {

@@ -170,7 +170,7 @@ func FuzzFrames(f *testing.F) {
 	payload, _ := response.append(nil)
 	f.Add([]byte(frame(frameRequest, string(head.append(nil))) + frame(frameData, "abc") + frame(frameEnd, "\x01\x02\x03\x01\x01X\x01y")))
 	f.Add([]byte(frame(frameAccepted, "\x01\x02\x03") + frame(frameResponse, string(payload)) + frame(frameData, "abc")))
-	f.Add([]byte(frame(frameRefused, "\x10\x00") + frame(frameRaw, "\x01") + frame(0x80, "skip")))
+	f.Add([]byte(frame(frameRefused, "\x10\x00") + frame(frameRaw, "\x01") + frame(0x83, "skip") + frame(frameInterim, "\x40\x67\x00")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fr := newFrameReader(bytes.NewReader(b))
 		defer fr.release()

@@ -14,6 +14,7 @@ import (
 const (
 	flagAnswerFirst = 1 << 0 // the worker says accepted or refused before anything else
 	flagNoBody      = 1 << 1
+	flagHold        = 1 << 2 // the requester waits until the worker wants the body
 )
 
 // requestHead is the payload of a request frame.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -27,8 +28,10 @@ const suspectGrace = time.Second
 //  3. A *StreamError. The exchange failed after the request was accepted.
 //  4. The cause of r's context, or an error about r itself.
 //
-// The request's body is read and closed only after the worker accepted. Before that every error
-// leaves it untouched, so that it may be sent elsewhere. If the context has a deadline, the worker's
+// The request's body is read and closed only after the worker accepted, and with "Expect: 100-continue" read
+// only once the handler reads it. Before that every error
+// leaves it untouched, so that it may be sent elsewhere. Informational responses of the handler are told to
+// the Got1xxResponse of r's httptrace.ClientTrace. If the context has a deadline, the worker's
 // context gets it too.
 func (l *Link) RoundTripHop(id perigee.NodeID, r *http.Request) (*http.Response, error) {
 	x, err := l.startHop(id, r)
@@ -36,7 +39,6 @@ func (l *Link) RoundTripHop(id perigee.NodeID, r *http.Request) (*http.Response,
 	if err != nil {
 		return nil, err
 	}
-	x.send(r)
 	return x.response(r)
 }
 
@@ -65,7 +67,11 @@ func WithAccepted(ctx context.Context, f func(perigee.Load)) context.Context {
 // startHop sends the request's head and waits for the worker to accept it.
 func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 	ctx := r.Context()
-	head, err := newRequestHead(r, flagAnswerFirst)
+	flags := uint64(flagAnswerFirst)
+	if strings.EqualFold(r.Header.Get("Expect"), "100-continue") && hasBody(r) {
+		flags |= flagHold
+	}
+	head, err := newRequestHead(r, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +103,9 @@ func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 			}
 			if f, ok := ctx.Value(acceptedKey{}).(func(perigee.Load)); ok {
 				f(a.load)
+			}
+			if x.hold(r); flags&flagHold == 0 || !a.holds {
+				x.goOn()
 			}
 			return x, nil
 		case ctx.Err() != nil:

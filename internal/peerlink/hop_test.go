@@ -95,7 +95,7 @@ func TestHopResponses(t *testing.T) {
 		}, func(r *http.Response, body string) error {
 			return want(body == "" && r.ContentLength == 5, r, body)
 		}},
-		{"early hints are dropped", "GET", func(w http.ResponseWriter, _ *http.Request) {
+		{"early hints are not the response", "GET", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(103)
 			w.WriteHeader(404)
 			w.WriteHeader(500)

@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/quicvarint"
 
 	"github.com/perigee-edge/perigee"
 )
 
 // Responder is the http.ResponseWriter of this package's handlers. A handler of hops asserts that
 // its ResponseWriter has the methods it needs. Flush and the methods of http.ResponseController
-// work too; informational (1xx) responses are dropped.
+// work too. Of informational (1xx) responses Early Hints are sent, maxHints of them at most.
 type Responder interface {
 	http.ResponseWriter
 
@@ -34,6 +35,9 @@ type Responder interface {
 	SetLoad(perigee.Load)
 }
 
+// maxHints is how many informational responses a handler may send: older requesters skip 16 frames in a row.
+const maxHints = 8
+
 var (
 	errRefused = errors.New("the request was refused; nothing can be sent after that")
 	errOver    = errors.New("the response has ended")
@@ -45,10 +49,13 @@ type responder struct {
 	st          *quic.Stream
 	answerFirst bool // the requester waits for accepted or refused
 	headOnly    bool // the method is HEAD
+	hold        bool // the requester waits until the body is wanted
 	header      http.Header
 
 	mu       sync.Mutex
 	w        frameWriter
+	wanted   bool // the body is
+	hints    int
 	answered bool // accepted or refused was said, or need not be
 	refused  bool
 	over     bool
@@ -79,7 +86,13 @@ func (w *responder) Accept(l perigee.Load) {
 
 func (w *responder) accept(l perigee.Load) {
 	w.answered = true
-	w.w.frame(frameAccepted, func(b []byte) []byte { return appendLoad(b, l) })
+	w.w.frame(frameAccepted, func(b []byte) []byte {
+		b = appendLoad(b, l)
+		if w.hold {
+			b = append(b, 1)
+		}
+		return b
+	})
 }
 
 // acceptForBody makes the requester send the body.
@@ -89,11 +102,34 @@ func (w *responder) acceptForBody() error {
 	if w.refused {
 		return errRefused
 	}
-	if w.answered {
+	if w.answered && (w.wanted || !w.hold) {
 		return nil
 	}
-	w.accept(perigee.Load{})
+	if !w.answered {
+		w.accept(perigee.Load{})
+	}
+	if w.hold && !w.wanted {
+		w.wanted = true
+		w.interim(http.StatusContinue, nil)
+	}
 	return streamErr(w.w.flush())
+}
+
+func (w *responder) interim(status int, h http.Header) {
+	w.w.frame(frameInterim, func(b []byte) []byte { return appendFields(quicvarint.Append(b, uint64(status)), h) })
+}
+
+// hint sends Early Hints, if they can be sent: they are worth no error.
+func (w *responder) hint() {
+	if w.refused || w.over || w.status != 0 || w.hints >= maxHints || checkFields(w.header, 0) != nil {
+		return
+	}
+	w.hints++
+	if !w.answered {
+		w.accept(perigee.Load{})
+	}
+	w.interim(http.StatusEarlyHints, w.header)
+	_ = w.w.flush() // the next write fails too, and is told
 }
 
 // Refuse implements Responder.
@@ -129,7 +165,10 @@ func (w *responder) WriteHeader(status int) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if status >= 200 {
+	switch {
+	case status == http.StatusEarlyHints:
+		w.hint()
+	case status >= 200:
 		_ = w.writeHead(status) // the next write fails too, and is told
 	}
 }

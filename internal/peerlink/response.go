@@ -1,8 +1,11 @@
 package peerlink
 
 import (
+	"context"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"strconv"
 	"strings"
 
@@ -34,6 +37,10 @@ func (x *exchange) response(r *http.Request) (*http.Response, error) {
 			if err != nil {
 				return nil, x.fail(err)
 			}
+		case frameInterim:
+			if err := x.interim(r.Context(), payload); err != nil {
+				return nil, x.fail(err)
+			}
 		case frameResponse:
 			h, err := decodeResponse(payload)
 			if err != nil {
@@ -44,6 +51,29 @@ func (x *exchange) response(r *http.Request) (*http.Response, error) {
 			return nil, x.fail(malformed("frame type %#02x before the response", byte(t)))
 		}
 	}
+}
+
+// interim takes an informational response: the worker wants the body that was held, or says something early.
+func (x *exchange) interim(ctx context.Context, payload string) error {
+	c := cursor{s: payload}
+	status, h := int(min(c.uint(), 1000)), c.fields()
+	if c.err == nil && (status < 100 || status > 199) {
+		c.fail("status")
+	}
+	if x.early++; c.err == nil && x.early > maxSkipped {
+		return malformed("more than %d interim frames", maxSkipped)
+	}
+	if c.err != nil {
+		return c.err
+	}
+	if status == http.StatusContinue {
+		x.goOn()
+		return nil
+	}
+	if t := httptrace.ContextClientTrace(ctx); t != nil && t.Got1xxResponse != nil {
+		return t.Got1xxResponse(status, textproto.MIMEHeader(h))
+	}
+	return nil
 }
 
 func (x *exchange) newResponse(r *http.Request, h *responseHead) *http.Response {
@@ -90,11 +120,19 @@ func (x *exchange) Read(p []byte) (int, error) {
 }
 
 func (x *exchange) read(p []byte) (int, error) {
-	if x.fr.left == 0 {
+	for x.fr.left == 0 {
 		t, size, err := x.fr.next()
 		switch {
 		case err != nil:
 			return 0, err
+		case t == frameInterim: // the body may be wanted late
+			payload, err := x.fr.payload(size)
+			if err == nil {
+				err = x.interim(context.Background(), payload)
+			}
+			if err != nil {
+				return 0, err
+			}
 		case t == frameEnd:
 			return 0, x.readEnd(size)
 		case t != frameData:

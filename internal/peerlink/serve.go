@@ -93,6 +93,7 @@ func (l *Link) serveRequest(in *inbound, st *quic.Stream, fr frameReader, payloa
 		Trailer: announcedTrailer(head.header), Body: http.NoBody,
 	}).WithContext(ctx)
 	w := newResponder(st, head.flags&flagAnswerFirst != 0, head.method == http.MethodHead)
+	w.hold = head.flags&flagHold != 0
 	body := &requestBody{st: st, w: w, r: r, fr: fr, remain: head.size}
 	if head.flags&flagNoBody != 0 {
 		r.ContentLength, body.err = 0, io.EOF

@@ -12,13 +12,28 @@ import (
 
 // send starts copying the request's body.
 func (x *exchange) send(r *http.Request) {
+	x.hold(r)
+	x.goOn()
+}
+
+// hold keeps the request's body for goOn.
+func (x *exchange) hold(r *http.Request) {
 	if !hasBody(r) {
 		return
 	}
 	x.mu.Lock()
-	x.upload = r.Body
-	x.mu.Unlock()
-	go x.copyBody(r)
+	defer x.mu.Unlock()
+	x.held, x.upload = r, r.Body
+}
+
+// goOn starts copying the body that was held, if the exchange has not ended.
+func (x *exchange) goOn() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if r := x.held; r != nil && x.upload != nil {
+		go x.copyBody(r)
+	}
+	x.held = nil
 }
 
 func (x *exchange) copyBody(r *http.Request) {
