@@ -158,7 +158,7 @@ func deployAndWait(ctx context.Context, p *node.Person, opt node.DeployOptions, 
 		if err != nil {
 			return d, nil, err
 		}
-		if s.Rollout != nil && s.Rollout.Stage == placement.StageStopped && s.Rollout.Live == d.Revision {
+		if stopped(s, d.Revision) {
 			return d, s, nil
 		}
 		live, waited := s.Live.ID == d.Revision, time.Since(start)
@@ -172,6 +172,11 @@ func deployAndWait(ctx context.Context, p *node.Person, opt node.DeployOptions, 
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// stopped reports whether the rollout of a revision ended before it ran everywhere.
+func stopped(s *node.FunctionStatus, id perigee.RevisionID) bool {
+	return s.Rollout != nil && s.Rollout.Stage == placement.StageStopped && s.Rollout.Live == id
 }
 
 // warmth says "2 of 3: waiting for syd-1".
@@ -214,7 +219,11 @@ func reportDeploy(t *target, cmd *cobra.Command, d node.Deployed, s *node.Functi
 		}
 	} else {
 		w := cmd.OutOrStdout()
-		fmt.Fprintf(w, "%s: revision %s is live, warm on %s\n", s.Name, d.Revision, warmth(s))
+		how := "is live, warm on " + warmth(s)
+		if stopped(s, d.Revision) {
+			how = "is recorded and does not serve"
+		}
+		fmt.Fprintf(w, "%s: revision %s %s\n", s.Name, d.Revision, how)
 		for _, u := range s.URLs {
 			fmt.Fprintf(w, "  %s\n", u)
 		}
@@ -228,7 +237,7 @@ func reportDeploy(t *target, cmd *cobra.Command, d node.Deployed, s *node.Functi
 	var amiss []string
 	if s.Live.ID != d.Revision {
 		amiss = append(amiss, fmt.Sprintf("revision %s of key %s was deployed at the same time and won: deploy again to replace it", s.Live.ID, s.Live.Author))
-	} else if s.Rollout != nil && s.Rollout.Stage == placement.StageStopped {
+	} else if stopped(s, d.Revision) {
 		amiss = append(amiss, fmt.Sprintf("the rollout %s; the log of the node says why", s.Rollout.Text()))
 	} else if !wait.over(s) && wait.limit > 0 {
 		amiss = append(amiss, fmt.Sprintf("not warm %s after %v (%s): it goes on by itself, and `perigee show %s` says how far it is", wait, wait.limit, warmth(s), s.Name))
