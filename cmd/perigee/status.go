@@ -28,7 +28,11 @@ func newStatus(t *target) *cobra.Command {
 				ready = "not ready: " + s.Why
 			}
 			out := newTable("node", fmt.Sprintf("%s in %s, %s", s.Node, s.Region, ready))
-			out.row("cluster", string(s.Cluster))
+			cluster := string(s.Cluster)
+			if s.Epoch > 1 {
+				cluster += fmt.Sprintf(", epoch %d: restored from a backup", s.Epoch)
+			}
+			out.row("cluster", cluster)
 			out.row("domain", s.Domain)
 			out.row("nodes", fmt.Sprintf("%d alive of %d, %s", s.Alive, s.Nodes, count(s.Signers, "signer")))
 			out.row("functions", fmt.Sprint(s.Functions))
