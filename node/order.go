@@ -76,9 +76,9 @@ var errBusy = errors.New("another issuer is at it")
 
 // orderIfDue asks whether a certificate is to be replaced, and orders one if so, or if there is none.
 func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perigee.WebEntry) error {
+	var c acme.Certificate
 	var old *x509.Certificate
 	if e != nil {
-		var c acme.Certificate
 		if ok, err := s.m.unseal(e, &c); ok && err == nil {
 			if cert, err := c.Parse(name); err == nil {
 				old = cert.Leaf
@@ -120,8 +120,11 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 	s.mu.Lock()
 	o.made, o.forced = append(o.made, time.Now()), false
 	s.mu.Unlock()
-	began := time.Now()
-	cert, err := s.client.Load().Order(ctx, account, name, old)
+	began, replaces := time.Now(), old
+	if c.From != s.directory() {
+		replaces = nil
+	}
+	cert, err := s.client.Load().Order(ctx, account, name, replaces)
 	if err != nil {
 		return err
 	}

@@ -296,6 +296,39 @@ func TestNewIsNotRenewed(t *testing.T) {
 	}
 }
 
+// TestOtherCA goes from one CA to another, as from a CA's trials to its real ones: an order names the certificate that it
+// replaces to the CA that issued it, and to no other.
+func TestOtherCA(t *testing.T) {
+	t.Parallel()
+	first, second := acmetest.NewCA(t), acmetest.NewCA(t)
+	s, _ := certified(t, first)
+	s.declare(s.pack("a", guest("1"), perigee.Policy{}))
+	const host = "a.shop.example"
+	e, _ := s.shared(host, 0, "fra-1")
+	if err := s.issuer.orderIfDue(t.Context(), host, &order{forced: true}, e); err != nil {
+		t.Fatal(err)
+	}
+	if n := first.Replaced(host); n != 1 {
+		t.Errorf("%d orders say what they replace, want 1", n)
+	}
+	e, _ = s.shared(host, e.Version, "fra-1")
+	client, err := acme.New(acme.Config{Directory: second.Directory()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := newIssuer(s.Node, client)
+	if err := i.register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, 10*time.Second, "there is an account", func() bool { return s.View().Desired.Web[i.accountName()] != nil })
+	if err := i.orderIfDue(t.Context(), host, &order{forced: true}, e); err != nil {
+		t.Error(err)
+	}
+	if n := second.Orders(host); n != 1 {
+		t.Errorf("%d orders at the second, want 1", n)
+	}
+}
+
 // TestWrongClock: an issuer whose clock differs from the others' is responsible for nothing, and says so to its operator.
 func TestWrongClock(t *testing.T) {
 	v := issuerView(map[perigee.NodeID]perigee.NodeState{"i-fra-1": perigee.NodeAlive, "i-wdc-1": perigee.NodeAlive, "i-syd-1": perigee.NodeAlive})

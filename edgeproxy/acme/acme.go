@@ -144,6 +144,7 @@ func (a *Account) open() (rfc8555.Account, error) {
 type Certificate struct {
 	Chain []byte `json:"chain"`
 	Key   []byte `json:"key"`
+	From  string `json:"from,omitempty"` // URL of the directory of the CA that it was ordered from; "" = it was not
 }
 
 // Parse checks that key and chain belong together and are for a name, which may be a wildcard.
@@ -160,7 +161,7 @@ func (c *Certificate) Parse(name string) (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// Order gets a certificate for a name. replaces is the one before it, if there is one.
+// Order gets a certificate for a name. replaces is the one before it, if this CA issued one: another would refuse.
 func (c *Client) Order(ctx context.Context, a *Account, name string, replaces *x509.Certificate) (*Certificate, error) {
 	account, err := a.open()
 	if err != nil {
@@ -187,7 +188,7 @@ func (c *Client) Order(ctx context.Context, a *Account, name string, replaces *x
 	if err != nil {
 		return nil, err
 	}
-	got := &Certificate{Chain: chains[0].ChainPEM, Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})}
+	got := &Certificate{Chain: chains[0].ChainPEM, Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), From: c.cfg.Directory}
 	_, err = got.Parse(name)
 	return got, err
 }

@@ -43,6 +43,7 @@ type CA struct {
 
 type order struct {
 	account, name, status string
+	replaces              bool
 	chain                 []byte
 	problem               string
 }
@@ -80,6 +81,18 @@ func (ca *CA) Orders(name string) (n int) {
 	defer ca.mu.Unlock()
 	for _, o := range ca.orders {
 		if o.name == name {
+			n++
+		}
+	}
+	return n
+}
+
+// Replaced returns how many of them named the certificate that they were to replace.
+func (ca *CA) Replaced(name string) (n int) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	for _, o := range ca.orders {
+		if o.name == name && o.replaces {
 			n++
 		}
 	}
@@ -225,13 +238,20 @@ func (ca *CA) changeKey(account string, inner []byte) error {
 }
 
 func (ca *CA) newOrder(w http.ResponseWriter, account string, payload []byte) error {
-	var in struct{ Identifiers []struct{ Value string } }
+	var in struct {
+		Identifiers []struct{ Value string }
+		Replaces    string // RFC 9773, section 5
+	}
 	if err := json.Unmarshal(payload, &in); err != nil || len(in.Identifiers) != 1 {
 		return errors.New("an order has one name here")
 	}
+	issuer, _, _ := strings.Cut(in.Replaces, ".")
+	if in.Replaces != "" && issuer != base64.RawURLEncoding.EncodeToString(ca.cert.SubjectKeyId) {
+		return fmt.Errorf("%s, which is to be replaced, is of another CA", in.Replaces)
+	}
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
-	o := &order{account: account, name: in.Identifiers[0].Value, status: "pending"}
+	o := &order{account: account, name: in.Identifiers[0].Value, status: "pending", replaces: in.Replaces != ""}
 	ca.orders = append(ca.orders, o)
 	n := len(ca.orders) - 1
 	w.Header().Set("Location", fmt.Sprintf("%s/order/%d", ca.http.URL, n))
