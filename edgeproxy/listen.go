@@ -23,6 +23,7 @@ const (
 	headerTimeout = 10 * time.Second // TLS handshakes too
 	maxStreams    = 100              // per connection (h2)
 	streamWindow  = 256 << 10        // bytes a client may send ahead of the guest (h2)
+	frameSize     = 16 << 10         // the longest frame that a client may send (h2), which is the least that it may be
 	connWindow    = 1 << 20
 	pingAfter     = 30 * time.Second // of silence (h2)
 	pingTimeout   = 15 * time.Second
@@ -41,6 +42,7 @@ func (p *Proxy) newServer(withTLS bool) *http.Server {
 		IdleTimeout:       p.cfg.IdleTimeout,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              frameSize,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: connWindow,
 			SendPingTimeout:               pingAfter,
