@@ -334,7 +334,7 @@ func checkManifest(m *perigee.Manifest, regions *perigee.Regions) error {
 	if err := bundle.CheckManifest(m, regions); err != nil {
 		return err
 	}
-	return placement.Check(&m.Placement, regions)
+	return placement.Check(m.Name, &m.Placement, regions)
 }
 
 // await calls f until it returns true, again after each change of the View, and gives up after limit.

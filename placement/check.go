@@ -6,18 +6,19 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/perigee-edge/perigee"
 )
 
-// Check reports what is wrong with a policy whatever nodes there are: entries that can't be read,
+// Check reports what is wrong with a function's policy whatever nodes there are: entries that can't be read,
 // unknown places, rules that contradict each other, and wishes that the rules make void. The error
 // lists all it found, one a line, each with its rule and what to change. With regions nil, only
-// what needs no catalogue is checked.
+// what needs no catalogue is checked. What changes nothing but may be meant is in Warnings.
 //
 // Whether the keys are obeyed by this release is not checked here; the manifest's checker does.
-func Check(p *perigee.Policy, regions *perigee.Regions) error {
+func Check(function string, p *perigee.Policy, regions *perigee.Regions) error {
 	c := checker{rules: compile(p, regions, nil), names: regions != nil}
 	c.policy = c.rules.policy
 	p = c.policy
@@ -29,8 +30,11 @@ func Check(p *perigee.Policy, regions *perigee.Regions) error {
 		c.callerLists(i, r)
 	}
 	c.warmKeys()
-	if _, err := perigee.ParseNear(p.Near); err != nil {
+	switch near, err := perigee.ParseNear(p.Near); {
+	case err != nil:
 		c.add("near: %w", err)
+	case near.Function != "" && near.Function == function:
+		c.add("near: %q is the function itself, which is always near to itself: name another one, or remove the key", p.Near)
 	}
 	if len(c.errs) == 0 && c.names { // what follows takes all entries as read and known
 		c.reachable()
@@ -178,21 +182,55 @@ func (c *checker) callers() {
 	}
 }
 
-// shadowed finds entries of prefer that an earlier, wider one makes void.
+// shadowed finds entries of prefer that earlier ones make void: one that is wider, or several that together
+// have all that the hard rules leave of it.
 func (c *checker) shadowed() {
-	for i, s := range c.policy.Prefer {
+	var before []perigee.Term
+	for _, s := range c.policy.Prefer {
 		t, _ := perigee.ParseTerm(s)
 		if t.Place == "" {
 			continue
 		}
-		for _, before := range c.policy.Prefer[:i] {
-			b, _ := perigee.ParseTerm(before)
-			if b.Place != "" && !c.rules.anyRegion(t, func(r perigee.Region) bool { return !b.Matches(perigee.NodeClaims{Region: r}, c.rules.regions) }) {
-				c.add("prefer: %q is never reached, since %q before it contains it: put %q first, or remove it", s, before, s)
+		for _, b := range before {
+			if c.within(t, b) {
+				c.add("prefer: %q is never reached, since %q before it contains it: put %q first, or remove it", s, b.Place, s)
 				return
 			}
 		}
+		if !c.rules.anyRegion(t, func(r perigee.Region) bool {
+			return c.rules.mayRun(r) && !c.rules.inAny(before, perigee.NodeClaims{Region: r})
+		}) {
+			c.add("prefer: %q is never reached, since all of it%s is in %s before it: remove the entry", s, c.left(), c.hiding(t, before))
+			return
+		}
+		before = append(before, t)
 	}
+}
+
+// within reports whether each region of a place is in another, too.
+func (c *checker) within(t, other perigee.Term) bool {
+	return !c.rules.anyRegion(t, func(r perigee.Region) bool { return !other.Matches(perigee.NodeClaims{Region: r}, c.rules.regions) })
+}
+
+// hiding spells the places that have something of t in which the function may run.
+func (c *checker) hiding(t perigee.Term, places []perigee.Term) string {
+	var out []string
+	for _, b := range places {
+		if c.rules.anyRegion(t, func(r perigee.Region) bool {
+			return c.rules.mayRun(r) && b.Matches(perigee.NodeClaims{Region: r}, c.rules.regions)
+		}) {
+			out = append(out, strconv.Quote(b.Place))
+		}
+	}
+	return strings.Join(out, " and ")
+}
+
+// left says which rules leave only a part of places.
+func (c *checker) left() string {
+	if c.rules.none() {
+		return ""
+	}
+	return fmt.Sprintf(" that is left, given %s,", c.given())
 }
 
 // survive checks that the hard rules and max leave room for holders in two places.

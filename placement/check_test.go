@@ -66,6 +66,15 @@ warm: "yy" is no region or group of this cluster: see perigee region ls, or add 
 		{"callers that overlap and agree", perigee.Policy{Callers: []perigee.CallerRule{{From: []string{"eu"}, Run: []string{"eu"}}, {From: []string{"fra"}, Run: []string{"ams", "wdc"}}}}, ""},
 		{"prefer behind its group", perigee.Policy{Prefer: []string{"eu", "fra"}}, `prefer: "fra" is never reached, since "eu" before it contains it: put "fra" first, or remove it`},
 		{"prefer before its group", perigee.Policy{Prefer: []string{"fra", "eu"}}, ""},
+		{"prefer behind its regions", perigee.Policy{Residency: []string{"fra", "ams"}, Prefer: []string{"ams", "node:fra-1", "na", "fra", "eu"}},
+			`prefer: "na" can never be used, given residency = ["fra", "ams"]: remove the entry`},
+		{"prefer behind all that is left of it", perigee.Policy{Residency: []string{"fra", "ams", "wdc"}, Prefer: []string{"ams", "wdc", "node:fra-1", "fra", "eu"}},
+			`prefer: "eu" is never reached, since all of it that is left, given residency = ["fra", "ams", "wdc"], is in "ams" and "fra" before it: remove the entry`},
+		{"prefer behind what forbid leaves of it", perigee.Policy{Forbid: []string{"osa"}, Prefer: []string{"nrt", "oc", "wdc"}}, ""},
+		{"prefer behind most of it", perigee.Policy{Residency: []string{"fra", "ams", "lon"}, Prefer: []string{"ams", "fra", "eu"}}, ""},
+		{"prefer that a node may still be in", perigee.Policy{Pin: []string{"node:x-1"}, Prefer: []string{"fra", "eu"}}, ""},
+		{"near itself", perigee.Policy{Near: "fn:hello"}, `near: "fn:hello" is the function itself, which is always near to itself: name another one, or remove the key`},
+		{"near another", perigee.Policy{Near: "fn:hello-2"}, ""},
 		{"near unreadable", perigee.Policy{Near: "db:5432"}, `near: "db:5432": want "client", "host:<name>:<port>" or "fn:<name>"`},
 		{"survive in one region", perigee.Policy{Pin: []string{"fra"}, Survive: perigee.SurviveRegion},
 			`survive = "region" needs holders in two regions, and pin = ["fra"] allow only fra: allow another region, or use survive = "zone"`},
@@ -74,11 +83,61 @@ warm: "yy" is no region or group of this cluster: see perigee region ls, or add 
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := ""
-			if err := Check(&tt.policy, perigee.BuiltinRegions()); err != nil {
+			if err := Check("hello", &tt.policy, perigee.BuiltinRegions()); err != nil {
 				got = err.Error()
 			}
 			if got != tt.want {
 				t.Errorf("Check:\n  %s\nwant:\n  %s", strings.ReplaceAll(got, "\n", "\n  "), strings.ReplaceAll(tt.want, "\n", "\n  "))
+			}
+		})
+	}
+}
+
+// TestCheckPreferCovered: several groups together may have all of another.
+func TestCheckPreferCovered(t *testing.T) {
+	regions := perigee.NewRegions([]perigee.RegionInfo{
+		{Code: "a", Groups: []string{"left", "all"}}, {Code: "b", Groups: []string{"right", "all"}}, {Code: "c", Groups: []string{"far", "all"}},
+	})
+	for _, tt := range []struct {
+		policy perigee.Policy
+		want   string
+	}{
+		{perigee.Policy{Prefer: []string{"left", "right", "all"}}, ""},
+		{perigee.Policy{Prefer: []string{"left", "far", "right", "all"}}, `prefer: "all" is never reached, since all of it is in "left" and "far" and "right" before it: remove the entry`},
+		{perigee.Policy{Forbid: []string{"far"}, Prefer: []string{"left", "right", "all"}}, `prefer: "all" is never reached, since all of it that is left, given forbid = ["far"], is in "left" and "right" before it: remove the entry`},
+	} {
+		got := ""
+		if err := Check("hello", &tt.policy, regions); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("Check(%v) = %s\nwant %s", tt.policy.Prefer, got, tt.want)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		policy perigee.Policy
+		want   string
+	}{
+		{"nothing asked", perigee.Policy{}, ""},
+		{"forbid that counts", perigee.Policy{Residency: []string{"eu"}, Forbid: []string{"fra", "ams"}}, ""},
+		{"nodes and labels", perigee.Policy{Pin: []string{"fra"}, Forbid: []string{"node:wdc-1", "label:disk=slow"}}, ""},
+		{"forbid where a pinned node may be", perigee.Policy{Pin: []string{"node:x-1"}, Forbid: []string{"wdc"}}, ""},
+		{"forbid outside the residency", perigee.Policy{Residency: []string{"eu"}, Forbid: []string{"fra", "wdc"}},
+			`forbid: "wdc" forbids nothing, since nothing of it is left, given residency = ["eu"]: remove the entry, or keep it for when that changes`},
+		{"forbid beside the pins", perigee.Policy{Residency: []string{"eu"}, Pin: []string{"fra", "ams"}, Forbid: []string{"lon"}},
+			`forbid: "lon" forbids nothing, since nothing of it is left, given residency = ["eu"] and pin = ["fra", "ams"]: remove the entry, or keep it for when that changes`},
+		{"forbid twice", perigee.Policy{Forbid: []string{"fra", "eu"}}, `forbid: "fra" forbids nothing that "eu" does not: remove one of them`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := Check("hello", &tt.policy, perigee.BuiltinRegions()); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(Warnings(&tt.policy, perigee.BuiltinRegions()), "\n"); got != tt.want {
+				t.Errorf("Warnings:\n  %s\nwant:\n  %s", got, tt.want)
 			}
 		})
 	}
@@ -89,10 +148,10 @@ func TestCheckOverlappingGroups(t *testing.T) {
 	regions := perigee.NewRegions([]perigee.RegionInfo{
 		{Code: "a", Groups: []string{"left"}}, {Code: "b", Groups: []string{"left", "right"}}, {Code: "c", Groups: []string{"right"}},
 	})
-	if err := Check(&perigee.Policy{Warm: map[string]int{"left": 1, "right": 1}, Max: 1}, regions); err != nil {
+	if err := Check("hello", &perigee.Policy{Warm: map[string]int{"left": 1, "right": 1}, Max: 1}, regions); err != nil {
 		t.Error(err)
 	}
-	if Check(&perigee.Policy{Warm: map[string]int{"left": 3, "right": 1}, Max: 2}, regions) == nil {
+	if Check("hello", &perigee.Policy{Warm: map[string]int{"left": 3, "right": 1}, Max: 2}, regions) == nil {
 		t.Error("max = 2 with three warm on the left passed")
 	}
 }
@@ -102,7 +161,7 @@ func TestCheckWithoutCatalogue(t *testing.T) {
 		{Residency: []string{"nowhere"}, Pin: []string{"fra"}},
 		{Warm: map[string]int{"eu": 2, "fra": 1}, Max: 2}, // fra may be in eu
 	} {
-		if err := Check(&p, nil); err != nil {
+		if err := Check("hello", &p, nil); err != nil {
 			t.Errorf("Check(%+v, nil) = %v", p, err)
 		}
 	}
@@ -111,11 +170,11 @@ func TestCheckWithoutCatalogue(t *testing.T) {
 		{Pin: []string{"fra", "ams"}, Max: 1},
 		{Warm: map[string]int{"eu": 2}, Max: 1},
 	} {
-		if err := Check(&p, nil); err == nil {
+		if err := Check("hello", &p, nil); err == nil {
 			t.Errorf("Check(%+v, nil) found nothing", p)
 		}
 	}
-	if err := Check(nil, nil); err != nil {
+	if err := Check("", nil, nil); err != nil {
 		t.Errorf("Check(nil, nil) = %v", err)
 	}
 }

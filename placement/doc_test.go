@@ -141,7 +141,7 @@ func decode(t *testing.T, name string, b []byte) perigee.Manifest {
 	if err := dec.Decode(&m); err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
-	if err := Check(&m.Placement, perigee.BuiltinRegions()); err != nil {
+	if err := Check(m.Name, &m.Placement, perigee.BuiltinRegions()); err != nil {
 		t.Errorf("%s: %v", name, err)
 	}
 	return m

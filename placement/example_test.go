@@ -46,7 +46,7 @@ func ExampleAllowed() {
 }
 
 func ExampleCheck() {
-	err := placement.Check(&perigee.Policy{Residency: []string{"eu"}, Pin: []string{"fra", "wdc"}}, perigee.BuiltinRegions())
+	err := placement.Check("hello", &perigee.Policy{Residency: []string{"eu"}, Pin: []string{"fra", "wdc"}}, perigee.BuiltinRegions())
 	fmt.Println(err)
 	// Output:
 	// pin: "wdc" lies outside residency = ["eu"]: remove the entry or widen the residency

@@ -203,7 +203,7 @@ func TestWhatCheckPassesCanBePlanned(t *testing.T) {
 		for _, place := range some(3) {
 			p.Warm[place] = r.IntN(3)
 		}
-		if Check(&p, perigee.BuiltinRegions()) != nil {
+		if Check("", &p, perigee.BuiltinRegions()) != nil {
 			continue
 		}
 		passed++

@@ -161,11 +161,15 @@ func (c *checked) manifestFile(path string) {
 }
 
 func (c *checked) manifest(m *perigee.Manifest) {
-	if err := placement.Check(&m.Placement, nil); err != nil {
+	if err := placement.Check(m.Name, &m.Placement, nil); err != nil {
 		c.fail(misplaced("", err))
-	} else if err := placement.Check(&m.Placement, perigee.BuiltinRegions()); err != nil {
+	} else if err := placement.Check(m.Name, &m.Placement, perigee.BuiltinRegions()); err != nil {
 		for line := range strings.SplitSeq(misplaced("", err).Error(), "\n") {
 			c.Warnings = append(c.Warnings, line+" (so it is with the built-in regions: `perigee plan` asks the cluster, which may have others)")
+		}
+	} else {
+		for _, w := range placement.Warnings(&m.Placement, perigee.BuiltinRegions()) {
+			c.Warnings = append(c.Warnings, "placement."+w)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func newDeploy(t *target) *cobra.Command {
 			}
 			defer done()
 			// What the cluster would refuse is said before a build that may take minutes.
-			m, _, plan, err := planned(ctx, p, opt, dir)
+			m, _, plan, err := planned(ctx, p, opt, dir, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

@@ -243,7 +243,7 @@ func newWhatIf(t *target) *cobra.Command {
 			}
 			defer done()
 			if spec != "" {
-				if ask.Manifest, err = manifestFor(cmd.Context(), p, spec); err != nil {
+				if ask.Manifest, err = manifestFor(cmd.Context(), p, spec, cmd.ErrOrStderr()); err != nil {
 					return err
 				}
 			}

@@ -152,9 +152,10 @@ func (ch *placementChange) policy(cmd *cobra.Command, live *node.FunctionStatus,
 		if err != nil {
 			return nil, err
 		}
-		if err := placement.Check(p, regions); err != nil {
+		if err := placement.Check(live.Name, p, regions); err != nil {
 			return nil, misplaced(file+": ", err)
 		}
+		warn(cmd.ErrOrStderr(), file+": ", p, regions)
 		return p, nil
 	}
 	p := *live.Policy()
@@ -164,9 +165,10 @@ func (ch *placementChange) policy(cmd *cobra.Command, live *node.FunctionStatus,
 	if err := bundle.CheckPlacement(&p, regions); err != nil {
 		return nil, err
 	}
-	if err := placement.Check(&p, regions); err != nil {
+	if err := placement.Check(live.Name, &p, regions); err != nil {
 		return nil, misplaced("", err)
 	}
+	warn(cmd.ErrOrStderr(), "", &p, regions)
 	return &p, nil
 }
 

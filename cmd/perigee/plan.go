@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 
@@ -30,7 +31,7 @@ func newPlan(t *target) *cobra.Command {
 				return err
 			}
 			defer done()
-			_, live, plan, err := planned(cmd.Context(), p, opt, dirOf(args))
+			_, live, plan, err := planned(cmd.Context(), p, opt, dirOf(args), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -85,8 +86,8 @@ func dirOf(args []string) string {
 }
 
 // manifestFor reads the manifest in dir with the places of the live cluster, so that an error about one
-// names the line.
-func manifestFor(ctx context.Context, p *node.Person, dir string) (*perigee.Manifest, error) {
+// names the line. Warnings about its placement go to stderr.
+func manifestFor(ctx context.Context, p *node.Person, dir string, stderr io.Writer) (*perigee.Manifest, error) {
 	infos, err := p.Regions(ctx)
 	if err != nil {
 		return nil, err
@@ -96,16 +97,17 @@ func manifestFor(ctx context.Context, p *node.Person, dir string) (*perigee.Mani
 	if err != nil {
 		return nil, err
 	}
-	if err := placement.Check(&m.Placement, regions); err != nil {
+	if err := placement.Check(m.Name, &m.Placement, regions); err != nil {
 		return nil, misplaced(filepath.Join(dir, bundle.ManifestName)+": ", err)
 	}
+	warn(stderr, filepath.Join(dir, bundle.ManifestName)+": ", &m.Placement, regions)
 	return m, nil
 }
 
 // planned asks for the plan of the function in dir, as it would be after a deploy with these options, and for
 // the function as it is; nil = there is none.
-func planned(ctx context.Context, p *node.Person, opt node.DeployOptions, dir string) (m *perigee.Manifest, live *node.FunctionStatus, plan *placement.Plan, err error) {
-	if m, err = manifestFor(ctx, p, dir); err != nil {
+func planned(ctx context.Context, p *node.Person, opt node.DeployOptions, dir string, stderr io.Writer) (m *perigee.Manifest, live *node.FunctionStatus, plan *placement.Plan, err error) {
+	if m, err = manifestFor(ctx, p, dir, stderr); err != nil {
 		return nil, nil, nil, err
 	}
 	if live, _, err = p.Function(ctx, m.Name); err != nil && !errors.Is(err, node.ErrNotFound) {
@@ -130,6 +132,13 @@ func planned(ctx context.Context, p *node.Person, opt node.DeployOptions, dir st
 func misplaced(file string, err error) error {
 	before := file + "placement."
 	return errors.New(before + strings.ReplaceAll(err.Error(), "\n", "\n"+before))
+}
+
+// warn says what of a placement changes nothing.
+func warn(stderr io.Writer, file string, p *perigee.Policy, regions *perigee.Regions) {
+	for _, w := range placement.Warnings(p, regions) {
+		fmt.Fprintf(stderr, "warning: %splacement.%s\n", file, w)
+	}
 }
 
 // satisfied says why a deploy with this plan would be refused.
