@@ -24,6 +24,7 @@ type inbound struct {
 	addr    string // of the other side
 	tls     tls.ConnectionState
 	person  ed25519.PublicKey // nil unless the protocol is admin
+	credits credits
 }
 
 type inboundKey struct{}
@@ -120,6 +121,7 @@ func (l *Link) serveConn(q *quic.Conn) {
 		return
 	}
 	defer l.forget(in.conn)
+	batch := creditBatch(l.cfg.MaxStreams)
 	for {
 		st, err := q.AcceptStream(q.Context())
 		if err != nil {
@@ -129,9 +131,11 @@ func (l *Link) serveConn(q *quic.Conn) {
 		if !in.proto.betweenNodes() && in.streams.Load() > guestStreams {
 			resetStream(st, ResetOverloaded)
 			in.closeStream()
+			in.credits.end(st, batch)
 			continue
 		}
 		l.wg.Go(func() { // this goroutine is one that Run waits for, so that the count is not zero
+			defer in.credits.end(st, batch)
 			defer in.closeStream()
 			l.serveStream(in, st)
 		})

@@ -163,7 +163,8 @@ const (
 // serverQUIC is for inbound connections: no keep-alive, so that the dialler decides how long to stay.
 func (c *Config) serverQUIC() *quic.Config {
 	q := clientQUIC(c.IdleTimeout, 0)
-	q.MaxIncomingStreams = int64(c.MaxStreams)
+	q.MaxIncomingStreams = int64(c.MaxStreams + creditBatch(c.MaxStreams) - 1)
+	q.RequireStreamCreditRelease = true // credits do it
 	return q
 }
 

@@ -286,3 +286,45 @@ func TestStreamLimitIsOverloaded(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestStreamCredits: what lets a peer open streams comes back in batches, all of it: many more requests than may
+// run at once are served one after the other, and then as many as may run at once do.
+func TestStreamCredits(t *testing.T) {
+	const limit = 300 // in batches of 3
+	m := newMesh(t)
+	a, _ := m.node("a", func(c *Config) { c.DataConns = 1 })
+	m.node("b", func(c *Config) {
+		c.MaxStreams = limit
+		c.Hops = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/stall" {
+				stallUntilDone(w, r)
+			}
+		})
+	})
+	for i := range 3 * limit {
+		resp, err := a.RoundTripHop("b", request(t, "GET", "http://f/", ""))
+		if err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+		_ = resp.Body.Close()
+	}
+	running, deadline := 0, time.Now().Add(30*time.Second)
+	for running <= limit+creditBatch(limit) {
+		resp, err := a.RoundTripHop("b", request(t, "GET", "http://f/stall", ""))
+		var he *perigee.HopError
+		switch {
+		case err == nil:
+			running++
+			defer resp.Body.Close()
+			continue
+		case !errors.As(err, &he) || he.Code != perigee.RefusedOverloaded:
+			t.Fatal(err)
+		case running >= limit && running < limit+creditBatch(limit):
+			return
+		case time.Now().After(deadline):
+			t.Fatalf("%d run at once, want %d", running, limit)
+		}
+		time.Sleep(10 * time.Millisecond) // the last ones that ended are not acknowledged yet
+	}
+	t.Errorf("%d run at once, the limit is %d", running, limit)
+}
