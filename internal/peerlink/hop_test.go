@@ -424,3 +424,32 @@ func TestHopManyConcurrent(t *testing.T) {
 		}
 	}
 }
+
+// TestAcceptedLeaves: accepted is held back for a moment, in which most guests answer, and then leaves although
+// this one goes on.
+func TestAcceptedLeaves(t *testing.T) {
+	m := newMesh(t)
+	a, _ := m.node("a", nil)
+	heard := make(chan struct{})
+	m.node("b", func(c *Config) {
+		c.Hops = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.(Responder).Accept(perigee.Load{InFlight: 1})
+			select {
+			case <-heard:
+			case <-r.Context().Done():
+			}
+			_, _ = io.WriteString(w, "answer")
+		})
+	})
+	r := request(t, "GET", "http://f/", "")
+	ctx, cancel := context.WithTimeout(WithAccepted(r.Context(), func(perigee.Load) { close(heard) }), 20*time.Second)
+	defer cancel()
+	resp, err := a.RoundTripHop("b", r.WithContext(ctx))
+	if err != nil {
+		t.Fatalf("the handler waits for the sender to hear that it began: %v", err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); string(b) != "answer" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}

@@ -48,6 +48,7 @@ var (
 type responder struct {
 	st          *quic.Stream
 	answerFirst bool // the requester waits for accepted or refused
+	holdsBody   bool // and has a body to send then
 	headOnly    bool // the method is HEAD
 	hold        bool // the requester waits until the body is wanted
 	header      http.Header
@@ -65,12 +66,18 @@ type responder struct {
 	written  int64 // bytes of body
 	trailers []string
 	load     perigee.Load
+	held     *time.Timer // sends accepted; nil = it has left, or was not said
 }
 
-func newResponder(st *quic.Stream, answerFirst, headOnly bool) *responder {
+// acceptHeld is how long accepted is held back if the requester has nothing to send after it. Most guests
+// answer within that time, and one packet carries both.
+const acceptHeld = time.Millisecond
+
+func newResponder(st *quic.Stream, flags uint64, headOnly bool) *responder {
+	answerFirst := flags&flagAnswerFirst != 0
 	return &responder{
 		st: st, w: frameWriter{w: st}, header: make(http.Header),
-		answerFirst: answerFirst, answered: !answerFirst, headOnly: headOnly, promised: -1,
+		answerFirst: answerFirst, holdsBody: flags&flagNoBody == 0, answered: !answerFirst, headOnly: headOnly, promised: -1,
 	}
 }
 
@@ -78,9 +85,30 @@ func newResponder(st *quic.Stream, answerFirst, headOnly bool) *responder {
 func (w *responder) Accept(l perigee.Load) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.answered {
-		w.accept(l)
+	if w.answered {
+		return
+	}
+	if w.accept(l); w.holdsBody {
 		_ = w.w.flush() // the next write fails too, and is told
+		return
+	}
+	w.held = time.AfterFunc(acceptHeld, w.release)
+}
+
+// release sends what is held back.
+func (w *responder) release() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.sizeAt = 0
+		_ = w.w.flush() // the next write fails too, and is told
+	}
+}
+
+// unhold ends the time in which accepted is held back.
+func (w *responder) unhold() {
+	if w.held != nil {
+		w.held.Stop()
 	}
 }
 
@@ -272,6 +300,7 @@ func (w *responder) finish() error {
 	if w.over {
 		return nil
 	}
+	w.unhold()
 	if err := w.writeHead(http.StatusOK); err != nil {
 		return err
 	}
@@ -323,6 +352,7 @@ func (w *responder) abort(code ResetCode) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.over {
+		w.unhold()
 		w.w.drop()
 		w.reset(code)
 	}

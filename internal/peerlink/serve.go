@@ -92,7 +92,7 @@ func (l *Link) serveRequest(in *inbound, st *quic.Stream, fr frameReader, payloa
 		ContentLength: head.size, RemoteAddr: in.addr, TLS: &in.tls,
 		Trailer: announcedTrailer(head.header), Body: http.NoBody,
 	}).WithContext(ctx)
-	w := newResponder(st, head.flags&flagAnswerFirst != 0, head.method == http.MethodHead)
+	w := newResponder(st, head.flags, head.method == http.MethodHead)
 	w.hold = head.flags&flagHold != 0
 	body := &requestBody{st: st, w: w, r: r, fr: fr, remain: head.size}
 	if head.flags&flagNoBody != 0 {
