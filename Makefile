@@ -132,6 +132,7 @@ bench-cluster: bin/perigee ## figures of clusters, simulated, real, and real in 
 bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, root): cost over the round trip, a node that dies; a node with too much to do
 	go run ./internal/lab/bench -only rtt,kill
 	go run ./internal/fleet/bench -hop
+	go run ./internal/sim/overload/bench
 	PERIGEE_FIGURES=1 go test -count=1 -run '^TestOverload$$' -v ./runtime | sed -n 's/^FIGURE //p'
 
 .PHONY: bench-placement
