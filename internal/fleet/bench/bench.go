@@ -44,7 +44,7 @@ func run(ctx context.Context, hop bool) error {
 	if err != nil {
 		return err
 	}
-	m.Placement.Max = 2 // demand would make a holder of the node that must hop
+	m.Placement.Pin = []string{"fra", "wdc"} // demand would make a holder of the node that must hop
 	tmp, err := os.MkdirTemp("", "perigee-bench-")
 	if err != nil {
 		return err
