@@ -78,7 +78,7 @@ var homes = map[string][]string{
 	"golang.org/x/sys":                     {"runtime", "internal/peerlink", "cmd/perigee", "edgeproxy", "node", "internal/lab", "internal/handover"},
 	"golang.org/x/time":                    {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node"},
 	"golang.org/x/sync":                    {"gossip", "edgeproxy", "internal/peerlink", "runtime", "node", "cmd/perigee", "internal/fleet"},
-	"github.com/prometheus/client_golang":  {"gossip", "edgeproxy", "internal/peerlink", "internal/egress", "runtime", "node"},
+	"github.com/prometheus/client_golang":  {"gossip", "edgeproxy", "internal/peerlink", "internal/egress", "runtime", "node", "internal/sim"},
 }
 
 type listed struct {
