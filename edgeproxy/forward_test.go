@@ -312,7 +312,7 @@ func TestHalfOpen(t *testing.T) {
 			t.Error("two try it")
 		}
 		v := &visit{proxy: p, view: p.cfg.View(), fn: p.cfg.View().Desired.Functions["hello"], in: request("GET", "/", nil), route: &route{}}
-		v.answer = answer{w: httptest.NewRecorder(), receipt: v.formatReceipt, settled: v.settled, stall: &v.stall}
+		v.answer = answer{w: httptest.NewRecorder(), receipt: v.formatReceipt, timing: v.formatTiming, settled: v.settled, stall: &v.stall}
 		v.out = v.in
 		list := []placement.Candidate{{Node: "lhr-1", Reason: "nearest-warm"}, {Node: "fra-1", Warm: true}}
 		if node, err := v.tryFirst(t.Context(), list, now); node != "fra-1" || err != nil || v.receipt.Reason != "next-candidate" {
@@ -418,7 +418,7 @@ func TestPeersHeaderIsCleaned(t *testing.T) {
 	equal(t, "trailer", fmt.Sprint(res.Trailer), "map[X-Sum:[1]]")
 	equal(t, "entry", string(receiptOf(t, res.Header).Entry), "wdc")
 	equal(t, "start", receiptOf(t, res.Header).Start, StartWarm)
-	for _, name := range []string{"Trailer", ReceiptHeader} {
+	for _, name := range []string{"Trailer", ReceiptHeader, headerTiming} {
 		delete(res.Header, name)
 	}
 	equal(t, "header", fmt.Sprintf("%v %v", res.Header, aborted), "map[Content-Length:[2] X-Mine:[1]] false")
