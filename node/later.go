@@ -40,7 +40,7 @@ func laterEpoch(ctx context.Context, addr string, known perigee.Digest, trusted 
 	before := slices.IndexFunc(epochs, func(e record.Epoch) bool { return e.ID == known })
 	switch {
 	case before < 0 || before == len(epochs)-1:
-		return e, errors.New("its epoch does not follow the one that is known")
+		return e, fmt.Errorf("it is of cluster %s, and its epoch does not follow the one that is known", now.Genesis.Cluster)
 	case !trusted(now.Genesis.Operator):
 		return e, fmt.Errorf("its epoch was begun by key %s, which is no operator's that is known", record.KeyIDOf(now.Genesis.Operator))
 	case shown == nil || !slices.Equal(shown.Raw, now.Genesis.Root):
@@ -57,7 +57,7 @@ func Follow(ctx context.Context, addrs []string, genesis []byte) ([]byte, error)
 		return nil, err
 	}
 	known := epochs[len(epochs)-1]
-	errs := []error{fmt.Errorf("the nodes are none of epoch %d of cluster %s: log in again if it was restored from a backup", known.Number, known.Genesis.Cluster)}
+	errs := []error{fmt.Errorf("no node of cluster %s answers in epoch %d, or in a later one that its operator began: log in again if another did", known.Genesis.Cluster, known.Number)}
 	for _, addr := range addrs {
 		actx, cancel := context.WithTimeout(ctx, dialTime)
 		e, err := laterEpoch(actx, addr, known.ID, func(key ed25519.PublicKey) bool { return key.Equal(known.Genesis.Operator) })
