@@ -64,9 +64,15 @@ func certificateOf(host string) perigee.WebName {
 func (s *single) shared(host string, after uint64, holders ...perigee.NodeID) (*perigee.WebEntry, *x509.Certificate) {
 	s.t.Helper()
 	var e *perigee.WebEntry
+	var leaf *x509.Certificate
 	wait(s.t, 30*time.Second, host+" has a certificate", func() bool {
 		e = s.View().Desired.Web[certificateOf(host)]
-		return e != nil && e.Version > after && s.webCerts.forHost(host) != nil && s.webCerts.forHost(host).Leaf.NotAfter.Equal(e.Expires)
+		open := (*s.webCerts.open.Load())[certificateOf(host)]
+		if e == nil || e.Version <= after || open == nil || open.entry.Version != e.Version || open.cert == nil {
+			return false
+		}
+		leaf = open.cert.Leaf
+		return true
 	})
 	env, err := identity.ParseEnvelope(e.Sealed)
 	if err != nil {
@@ -79,7 +85,7 @@ func (s *single) shared(host string, after uint64, holders ...perigee.NodeID) (*
 	if slices.Sort(got); !slices.Equal(got, holders) {
 		s.t.Errorf("the key of %s is sealed to %v, want %v", host, got, holders)
 	}
-	return e, s.webCerts.forHost(host).Leaf
+	return e, leaf
 }
 
 // hostOf returns a name of a function whose host an issuer is responsible for, while all are up.
