@@ -5,7 +5,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 WASMTIME    := github.com/bytecodealliance/wasmtime-go/v39
 WIZER       := @bytecodealliance/wizer@11.0.3
 CADDY       := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
-H2SPEC      := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1
+H2SPEC      := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 PORT     ?= 8443
