@@ -123,7 +123,7 @@ func (m *made) report(t *target, cmd *cobra.Command) error {
 	out := &table{}
 	out.row("  "+m.Config, "this node's settings")
 	out.row("  "+m.OperatorKey, "signs what an operator asks for: whoever has it owns the cluster")
-	out.row("  "+m.Root, "the root CA: needed again only to replace the CA that nodes use")
+	out.row("  "+m.Root, "the root CA: only its key can sign another CA for nodes")
 	out.row("  "+m.Data, "the node's own key, certificate and state")
 	if err := out.write(w); err != nil {
 		return err

@@ -36,7 +36,7 @@ func newRestore(t *target) *cobra.Command {
 			if check {
 				b, err := node.ReadBackup(f)
 				if err != nil {
-					return err
+					return fmt.Errorf("verify %s: %w: take another backup", args[0], err)
 				}
 				return reportBackup(t, cmd, b, args[0]+" is whole and has ")
 			}

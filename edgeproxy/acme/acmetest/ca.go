@@ -105,7 +105,7 @@ func (ca *CA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at := func(p string) string { return ca.http.URL + p }
 	switch r.URL.Path {
 	case "/dir":
-		answer(w, http.StatusOK, map[string]string{"newNonce": at("/nonce"), "newAccount": at("/account"), "newOrder": at("/order"), "keyChange": at("/key")})
+		answer(w, http.StatusOK, map[string]string{"newNonce": at("/nonce"), "newAccount": at("/account"), "newOrder": at("/order")})
 		return
 	case "/nonce":
 		return
@@ -125,8 +125,6 @@ func (ca *CA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/account":
 		w.Header().Set("Location", from)
 		answer(w, http.StatusCreated, map[string]string{"status": "valid"})
-	case r.URL.Path == "/key":
-		err = ca.changeKey(from, m.payload)
 	case r.URL.Path == "/order":
 		err = ca.newOrder(w, from, m.payload)
 	default:
@@ -211,29 +209,6 @@ func (m *message) verify(key *ecdsa.PublicKey) error {
 	if !ecdsa.Verify(key, sum[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
 		return errors.New("the signature is not of the account's key")
 	}
-	return nil
-}
-
-// changeKey gives an account the key that the message inside is signed by.
-func (ca *CA) changeKey(account string, inner []byte) error {
-	var m message
-	if err := json.Unmarshal(inner, &m); err != nil {
-		return err
-	}
-	head, err := m.open()
-	if err != nil {
-		return err
-	}
-	key, err := head.key()
-	if err == nil {
-		err = m.verify(key)
-	}
-	if err != nil {
-		return err
-	}
-	ca.mu.Lock()
-	defer ca.mu.Unlock()
-	ca.accounts[account] = key
 	return nil
 }
 

@@ -26,7 +26,7 @@ func rtt(ctx context.Context, b *bench) error {
 	defer c.Lab.Close()
 	all := c.Members()
 	holder := all[0]
-	if err := b.deployWarm(ctx, c, "near", fmt.Sprintf("placement.pin = [%q]", holder.Region)); err != nil {
+	if err := b.deployWarm(ctx, c, "near", wasmtest.Answer("near"), fmt.Sprintf("placement.pin = [%q]", holder.Region)); err != nil {
 		return err
 	}
 	var worst time.Duration
@@ -51,8 +51,8 @@ func rtt(ctx context.Context, b *bench) error {
 	return nil
 }
 
-func (b *bench) deployWarm(ctx context.Context, c *cluster.Cluster, name, manifest string) error {
-	f, err := b.function(name, wasmtest.Answer(name), manifest, nil)
+func (b *bench) deployWarm(ctx context.Context, c *cluster.Cluster, name string, wasm []byte, manifest string) error {
+	f, err := b.function(name, wasm, manifest, nil)
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func kill(ctx context.Context, b *bench) error {
 	defer c.Lab.Close()
 	all := c.Members()
 	victim := all[1]
-	if err := b.deployWarm(ctx, c, "steady", fmt.Sprintf("[placement]\npin = [%q, %q]\nwarm = { %s = 1, %s = 1 }", victim.Region, all[5].Region, victim.Region, all[5].Region)); err != nil {
+	if err := b.deployWarm(ctx, c, "steady", wasmtest.Answer("steady"), fmt.Sprintf("[placement]\npin = [%q, %q]\nwarm = { %s = 1, %s = 1 }", victim.Region, all[5].Region, victim.Region, all[5].Region)); err != nil {
 		return err
 	}
 	others := slices.DeleteFunc(slices.Clone(all), func(m *cluster.Member) bool { return m == victim })

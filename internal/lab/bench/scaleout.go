@@ -39,19 +39,7 @@ func scaleout(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer c.Lab.Close()
-	f, err := b.function("elastic", wasmtest.Waiting(elasticTime, "done").Bytes(), fmt.Sprintf("[limits]\nconcurrency = %d", elasticPlaces), nil)
-	if err != nil {
-		return err
-	}
-	p, err := c.Operator(ctx, c.Members()[0])
-	if err != nil {
-		return err
-	}
-	d, err := f.Deploy(ctx, p)
-	if err != nil {
-		return err
-	}
-	if err := cluster.Warm(ctx, time.Minute, "elastic", d.Revision, c.Members()...); err != nil {
+	if err := b.deployWarm(ctx, c, "elastic", wasmtest.Waiting(elasticTime, "done").Bytes(), fmt.Sprintf("[limits]\nconcurrency = %d", elasticPlaces)); err != nil {
 		return err
 	}
 	callers := slices.DeleteFunc(c.Members(), func(m *cluster.Member) bool { return m.Region != "fra" })
