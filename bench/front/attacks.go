@@ -59,6 +59,7 @@ var attacks = []attack{
 	{name: "quic_garbage", prepare: quicGarbage},
 	{name: "quic_versions", prepare: quicVersions},
 	{name: "quic_initials", prepare: quicInitials},
+	{name: "quic_unfinished", prepare: quicUnfinished},
 	{name: "h3_rapid_reset", prepare: h3Resets},
 	{name: "h3_half_heads", prepare: h3HalfHeads},
 }
