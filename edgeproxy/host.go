@@ -56,3 +56,5 @@ func checkHost(host string) error {
 	}
 	return perigee.CheckHost(host)
 }
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy/sfv"
 )
 
 // The levels of detail of a receipt.
@@ -56,7 +57,7 @@ func (r *Receipt) Format(level string) string {
 	b := make([]byte, 0, 192)
 	item := func(key, value string) {
 		if value != "" {
-			b = appendItem(appendKey(b, key), value)
+			b = sfv.AppendItem(sfv.AppendKey(b, key), value)
 		}
 	}
 	item("via", string(r.Via))
@@ -69,10 +70,10 @@ func (r *Receipt) Format(level string) string {
 	item("start", r.Start)
 	item("reason", r.Reason)
 	if full && r.Hop > 0 {
-		b = appendMillis(appendKey(b, "hop-ms"), r.Hop)
+		b = sfv.AppendMillis(sfv.AppendKey(b, "hop-ms"), r.Hop)
 	}
 	if full && (r.Fuel > 0 || r.Partial) {
-		b = strconv.AppendUint(appendKey(b, "fuel"), min(r.Fuel, maxInteger), 10)
+		b = strconv.AppendUint(sfv.AppendKey(b, "fuel"), min(r.Fuel, maxInteger), 10)
 		if r.Partial {
 			b = append(append(b, ';'), paramPartial...)
 		}
@@ -89,22 +90,22 @@ const maxInteger = 999_999_999_999_999
 // so that receipts of later releases can be read.
 func ParseReceipt(s string) (Receipt, error) {
 	var r Receipt
-	d, err := parseDictionary(s)
+	d, err := sfv.ParseDictionary(s)
 	if err != nil {
 		return r, fmt.Errorf("parse receipt %.200q: %w", s, err)
 	}
-	r.Via, r.Entry = perigee.Region(d["via"].text), perigee.Region(d["entry"].text)
-	r.Region = perigee.Region(d["region"].text)
-	r.Node = perigee.NodeID(d["node"].text)
-	r.Revision = perigee.RevisionID(d["rev"].text)
-	r.Start, r.Reason, r.ID, r.Limit = d["start"].text, d["reason"].text, d["id"].text, d["limit"].text
-	if ms := d["hop-ms"].number; ms > 0 && ms < 1e9 {
+	r.Via, r.Entry = perigee.Region(d["via"].Text), perigee.Region(d["entry"].Text)
+	r.Region = perigee.Region(d["region"].Text)
+	r.Node = perigee.NodeID(d["node"].Text)
+	r.Revision = perigee.RevisionID(d["rev"].Text)
+	r.Start, r.Reason, r.ID, r.Limit = d["start"].Text, d["reason"].Text, d["id"].Text, d["limit"].Text
+	if ms := d["hop-ms"].Number; ms > 0 && ms < 1e9 {
 		r.Hop = time.Duration(ms*1000+0.5) * time.Microsecond
 	}
-	if f := d["fuel"].number; f >= 1 {
+	if f := d["fuel"].Number; f >= 1 {
 		r.Fuel = uint64(f)
 	}
-	r.Partial = d["fuel"].partial
+	r.Partial = d["fuel"].Partial
 	return r, nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/perigee-edge/perigee/edgeproxy/sfv"
 )
 
 // headerTiming is the field in which browsers' tools look for what took how long (W3C Server Timing).
@@ -29,13 +31,13 @@ func (v *visit) formatTiming() string {
 			run = now.Sub(v.timing.handed)
 		}
 	}
-	b := appendMillis(append(make([]byte, 0, 64), "entry;dur="...), entry)
+	b := sfv.AppendMillis(append(make([]byte, 0, 64), "entry;dur="...), entry)
 	if v.where == ranHop {
-		b = appendMillis(append(b, ", hop;dur="...), v.receipt.Hop)
+		b = sfv.AppendMillis(append(b, ", hop;dur="...), v.receipt.Hop)
 	}
 	if run > 0 {
 		b = append(append(append(b, ", run;desc="...), v.receipt.Start...), ";dur="...)
-		b = appendMillis(b, run)
+		b = sfv.AppendMillis(b, run)
 	}
 	return string(b)
 }

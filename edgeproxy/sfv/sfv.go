@@ -1,4 +1,6 @@
-package edgeproxy
+// Package sfv reads and writes the part of Structured Field Values (RFC 9651) that the fields of a gateway
+// need: dictionaries of tokens, strings, numbers and booleans. It knows no field, and starts no goroutine.
+package sfv
 
 import (
 	"errors"
@@ -8,19 +10,17 @@ import (
 	"time"
 )
 
-// This file has the part of Structured Field Values (RFC 9651) that receipts need: dictionaries of
-// tokens, strings, numbers and booleans.
-
-func appendKey(b []byte, key string) []byte {
+// AppendKey begins a member of a dictionary.
+func AppendKey(b []byte, key string) []byte {
 	if len(b) > 0 {
 		b = append(b, ", "...)
 	}
 	return append(append(b, key...), '=')
 }
 
-// appendItem writes s as a token if it is one, else as a string. Characters that a string can't
+// AppendItem writes s as a token if it is one, else as a string. Characters that a string can't
 // hold become "?".
-func appendItem(b []byte, s string) []byte {
+func AppendItem(b []byte, s string) []byte {
 	if isToken(s) {
 		return append(b, s...)
 	}
@@ -38,8 +38,8 @@ func appendItem(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// appendMillis writes d as a decimal of milliseconds with one digit after the point.
-func appendMillis(b []byte, d time.Duration) []byte {
+// AppendMillis writes d as a decimal of milliseconds with one digit after the point.
+func AppendMillis(b []byte, d time.Duration) []byte {
 	tenths := int64((d + 50*time.Microsecond) / (100 * time.Microsecond))
 	b = strconv.AppendInt(b, tenths/10, 10)
 	return append(b, '.', byte('0'+tenths%10))
@@ -65,38 +65,53 @@ func isTokenChar(c byte) bool {
 	return isAlpha(c) || isDigit(c) || strings.IndexByte("!#$%&'*+-.^_`|~:/", c) >= 0
 }
 
-// bareItem is one value of a dictionary; the zero value stands for a boolean.
-type bareItem struct {
-	text    string  // of a token or string
-	number  float64 // of an integer or decimal
-	partial bool    // it has this parameter
+// Item is one value of a dictionary. The zero Item is the boolean true.
+type Item struct {
+	Text    string  // of a token or string
+	Number  float64 // of an integer or decimal
+	Kind    Kind
+	Partial bool // it has the parameter "partial"
 }
+
+// Kind is the type of an Item.
+type Kind uint8
+
+// The kinds.
+const (
+	True Kind = iota
+	False
+	Number
+	Text // a token or a string
+)
 
 const (
 	maxDictionary = 4096 // bytes
 	maxMembers    = 64
 )
 
-// parseDictionary reads a dictionary. Parameters but "partial" are read and dropped. Inner lists, byte sequences,
-// dates and display strings are refused, since no receipt has them.
-func parseDictionary(s string) (map[string]bareItem, error) {
+// partial is the one parameter that is not dropped.
+const partial = "partial"
+
+// ParseDictionary reads a dictionary of at most 4,096 bytes and 64 members. Parameters but "partial" are read and
+// dropped. Inner lists, byte sequences, dates and display strings are refused, since no field of ours has them.
+func ParseDictionary(s string) (map[string]Item, error) {
 	if len(s) > maxDictionary {
 		return nil, fmt.Errorf("%d bytes, the limit is %d", len(s), maxDictionary)
 	}
-	d := map[string]bareItem{}
-	p := sfParser{strings.Trim(s, " ")}
+	d := map[string]Item{}
+	p := parser{strings.Trim(s, " ")}
 	for p.s != "" {
 		key, err := p.key()
 		if err != nil {
 			return nil, err
 		}
-		var v bareItem // a key alone means true
+		var v Item // a key alone means true
 		if p.take('=') {
 			if v, err = p.item(); err != nil {
 				return nil, fmt.Errorf("%s: %w", key, err)
 			}
 		}
-		if v.partial, err = p.parameters(); err != nil {
+		if v.Partial, err = p.parameters(); err != nil {
 			return nil, fmt.Errorf("%s: %w", key, err)
 		}
 		if d[key] = v; len(d) > maxMembers {
@@ -116,10 +131,10 @@ func parseDictionary(s string) (map[string]bareItem, error) {
 	return d, nil
 }
 
-// sfParser holds what is not read yet.
-type sfParser struct{ s string }
+// parser holds what is not read yet.
+type parser struct{ s string }
 
-func (p *sfParser) take(c byte) bool {
+func (p *parser) take(c byte) bool {
 	if p.s == "" || p.s[0] != c {
 		return false
 	}
@@ -128,7 +143,7 @@ func (p *sfParser) take(c byte) bool {
 }
 
 // span takes the longest prefix of characters that pass.
-func (p *sfParser) span(pass func(byte) bool) string {
+func (p *parser) span(pass func(byte) bool) string {
 	n := 0
 	for n < len(p.s) && pass(p.s[n]) {
 		n++
@@ -138,7 +153,7 @@ func (p *sfParser) span(pass func(byte) bool) string {
 	return out
 }
 
-func (p *sfParser) key() (string, error) {
+func (p *parser) key() (string, error) {
 	if p.s == "" || !(p.s[0] >= 'a' && p.s[0] <= 'z') && p.s[0] != '*' {
 		return "", fmt.Errorf("%.20q where a key should be", p.s)
 	}
@@ -147,27 +162,27 @@ func (p *sfParser) key() (string, error) {
 	}), nil
 }
 
-func (p *sfParser) parameters() (partial bool, err error) {
+func (p *parser) parameters() (found bool, err error) {
 	for p.take(';') {
 		p.s = strings.TrimLeft(p.s, " ")
 		key, err := p.key()
 		if err != nil {
 			return false, err
 		}
-		partial = partial || key == paramPartial
+		found = found || key == partial
 		if p.take('=') {
 			if _, err := p.item(); err != nil {
 				return false, err
 			}
 		}
 	}
-	return partial, nil
+	return found, nil
 }
 
-func (p *sfParser) item() (bareItem, error) {
+func (p *parser) item() (Item, error) {
 	switch {
 	case p.s == "":
-		return bareItem{}, errors.New("the value is missing")
+		return Item{}, errors.New("the value is missing")
 	case p.s[0] == '"':
 		return p.quoted()
 	case p.s[0] == '-' || isDigit(p.s[0]):
@@ -175,56 +190,60 @@ func (p *sfParser) item() (bareItem, error) {
 	case p.s[0] == '?':
 		return p.boolean()
 	case isAlpha(p.s[0]) || p.s[0] == '*':
-		return bareItem{text: p.span(isTokenChar)}, nil
+		return Item{Kind: Text, Text: p.span(isTokenChar)}, nil
 	}
-	return bareItem{}, fmt.Errorf("%.20q is no token, string, number or boolean", p.s)
+	return Item{}, fmt.Errorf("%.20q is no token, string, number or boolean", p.s)
 }
 
-func (p *sfParser) quoted() (bareItem, error) {
+func (p *parser) quoted() (Item, error) {
 	var b strings.Builder
 	for i := 1; i < len(p.s); i++ {
 		switch c := p.s[i]; {
 		case c == '"':
 			p.s = p.s[i+1:]
-			return bareItem{text: b.String()}, nil
+			return Item{Kind: Text, Text: b.String()}, nil
 		case c == '\\':
 			if i++; i == len(p.s) || p.s[i] != '"' && p.s[i] != '\\' {
-				return bareItem{}, errors.New("bad escape in a string")
+				return Item{}, errors.New("bad escape in a string")
 			}
 			b.WriteByte(p.s[i])
 		case c < 0x20 || c > 0x7e:
-			return bareItem{}, fmt.Errorf("character %#02x in a string", c)
+			return Item{}, fmt.Errorf("character %#02x in a string", c)
 		default:
 			b.WriteByte(c)
 		}
 	}
-	return bareItem{}, errors.New("a string has no end")
+	return Item{}, errors.New("a string has no end")
 }
 
-func (p *sfParser) number() (bareItem, error) {
+func (p *parser) number() (Item, error) {
 	sign := ""
 	if p.take('-') {
 		sign = "-"
 	}
 	whole, fraction := p.span(isDigit), ""
 	if whole == "" || len(whole) > 15 {
-		return bareItem{}, errors.New("a number has no digits, or more than 15")
+		return Item{}, errors.New("a number has no digits, or more than 15")
 	}
 	if p.take('.') {
 		fraction = p.span(isDigit)
 		if len(whole) > 12 || fraction == "" || len(fraction) > 3 {
-			return bareItem{}, errors.New("a decimal needs at most 12 digits before the point and 1 to 3 behind it")
+			return Item{}, errors.New("a decimal needs at most 12 digits before the point and 1 to 3 behind it")
 		}
 		fraction = "." + fraction
 	}
 	f, err := strconv.ParseFloat(sign+whole+fraction, 64)
-	return bareItem{number: f}, err
+	return Item{Kind: Number, Number: f}, err
 }
 
-func (p *sfParser) boolean() (bareItem, error) {
+func (p *parser) boolean() (Item, error) {
 	if len(p.s) < 2 || p.s[1] != '0' && p.s[1] != '1' {
-		return bareItem{}, errors.New("a boolean is ?0 or ?1")
+		return Item{}, errors.New("a boolean is ?0 or ?1")
+	}
+	kind := True
+	if p.s[1] == '0' {
+		kind = False
 	}
 	p.s = p.s[2:]
-	return bareItem{}, nil
+	return Item{Kind: kind}, nil
 }
