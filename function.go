@@ -20,6 +20,7 @@ type Manifest struct {
 	Routes    []Route           `toml:"route" json:"routes,omitempty"`        // none = the root of <name>.<cluster domain>
 	Limits    Limits            `toml:"limits" json:"limits"`
 	Placement Policy            `toml:"placement" json:"placement"`
+	Cache     Cache             `toml:"cache" json:"cache,omitzero"` // the zero Cache: every request runs the function
 	Env       map[string]string `toml:"env" json:"env,omitempty"`
 }
 
@@ -45,6 +46,29 @@ type RateLimit struct {
 	Requests int      `toml:"requests" json:"requests"`     // in each Per; 0 = unlimited
 	Per      Duration `toml:"per" json:"per,omitempty"`     // 0 = a second
 	Burst    int      `toml:"burst" json:"burst,omitempty"` // at once, after a pause; 0 = Requests
+}
+
+// Cache has gateways answer requests from what the function answered before, as far as its responses allow it
+// (RFC 9111).
+type Cache struct {
+	Enabled    bool     `toml:"enabled" json:"enabled,omitempty"`
+	Headers    []string `toml:"headers" json:"headers,omitempty"`       // request fields that the function sees of a request that may be answered so; what it answers depends on them. "*" = all, and on those that its Vary names
+	Cookies    string   `toml:"cookies" json:"cookies,omitempty"`       // CookiesBypass, the default, CookiesStrip or CookiesPass
+	Heuristics bool     `toml:"heuristics" json:"heuristics,omitempty"` // a Last-Modified without a lifetime counts as one (RFC 9111, section 4.2.2)
+}
+
+// The values of Cache.Cookies: what becomes of a request with a cookie, and of a response that sets one.
+const (
+	CookiesBypass = "bypass" // they have nothing to do with the cache
+	CookiesStrip  = "strip"  // the cookie is left out
+	CookiesPass   = "pass"   // it is a field like any other
+)
+
+// PurgeMatch says which stored responses are not to be used any more: those for which all that is set fits.
+type PurgeMatch struct {
+	Function string `json:"function,omitempty"`
+	Host     string `json:"host,omitempty"`
+	Tag      string `json:"tag,omitempty"` // one that the response carried
 }
 
 // The limits of a manifest that names none.

@@ -57,6 +57,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/golang-lru/v2":   {"edgeproxy"},
 	"github.com/caddyserver/certmagic":     {"edgeproxy"},
 	"github.com/klauspost/compress":        {"edgeproxy"},
+	"github.com/maypok86/otter/v2":         {"edgeproxy"},
 	"github.com/andybalholm/brotli":        {"edgeproxy"},
 	"go.opentelemetry.io/otel":             {"edgeproxy"},
 	"github.com/miekg/dns":                 {"edgeproxy"},

@@ -75,7 +75,8 @@ type Node struct {
 	TraceEndpoint string `toml:"trace_endpoint"` // URL of a collector of OpenTelemetry traces; "" = none
 	TraceOneOf    int    `toml:"trace_one_of"`   // so many requests without a trace: one begins a sampled one; 0 = none does
 
-	Compress bool `toml:"compress"` // bodies for clients that ask for zstd, br or gzip
+	Cache    perigee.Bytes `toml:"cache"`    // responses stored for other clients, of functions that allow it; 0 = none
+	Compress bool          `toml:"compress"` // bodies for clients that ask for zstd, br or gzip
 
 	LogLevel  string `toml:"log_level"`  // "debug", "info", "warn" or "error"
 	LogFormat string `toml:"log_format"` // "text" or "json"
@@ -109,6 +110,7 @@ func Default() Node {
 		MaxConnections:      20_000,
 		MaxConnectionsPerIP: 500,
 		MinBodyRate:         128,
+		Cache:               64 * perigee.MiB,
 		Compress:            true,
 		LogLevel:            "info",
 		LogFormat:           "text",
@@ -192,6 +194,9 @@ func (n Node) Check() error {
 	}
 	if n.TraceOneOf < 0 {
 		ps.Add("trace_one_of", "%d is no number of requests: use one like 100, or 0 to trace only what clients ask for", n.TraceOneOf)
+	}
+	if n.Cache != 0 && n.Cache < perigee.MiB {
+		ps.Add("cache", `%s is too little to be of use: use at least "1MiB", or "0B" for none`, n.Cache)
 	}
 	if n.MinBodyRate < 0 {
 		ps.Add("min_body_rate", `%s is less than nothing: use "0B" for as slow as clients like`, n.MinBodyRate)

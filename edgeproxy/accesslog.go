@@ -48,6 +48,7 @@ type accessLine struct {
 	Region    perigee.Region     `json:"region,omitempty"`
 	Start     string             `json:"start,omitempty"`
 	Reason    string             `json:"reason,omitempty"`
+	Cache     string             `json:"cache,omitempty"`
 	Tries     int                `json:"tries"`
 	HopMillis float64            `json:"hop_ms,omitempty"`
 	Fuel      uint64             `json:"fuel,omitempty"`
@@ -93,7 +94,7 @@ func (l *accessLog) visit(v *visit, took time.Duration) {
 		Method: r.Method, Scheme: v.facts.proto, Host: shorten(v.host), Protocol: r.Proto,
 		Status: v.answer.status, Sent: v.answer.wire, Millis: millis(took), Entry: v.proxy.cfg.Self,
 		Node: v.receipt.Node, Region: v.receipt.Region, Revision: v.receipt.Revision, Start: v.receipt.Start, Reason: v.receipt.Reason,
-		Tries: v.tries, HopMillis: millis(v.receipt.Hop), Fuel: v.receipt.Fuel,
+		Cache: v.cached, Tries: v.tries, HopMillis: millis(v.receipt.Hop), Fuel: v.receipt.Fuel,
 	}
 	if v.outer == "" {
 		line.Client, line.Path = v.facts.client, bounded(r.URL.EscapedPath(), maxLogged)

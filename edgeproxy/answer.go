@@ -22,6 +22,8 @@ type answer struct {
 	stall   *stall
 	altSvc  string // "" = none
 
+	seen func(status int, h http.Header) // called with the writer's head before it is cleaned; nil = nobody wants it
+
 	rate, ratePolicy string // what is left of the client's quota, and the quota; "" = there is none
 
 	last bool // the connection ends after this (HTTP/1)
@@ -69,6 +71,9 @@ func (a *answer) WriteHeader(status int) {
 		return
 	}
 	h := a.w.Header()
+	if a.seen != nil {
+		a.seen(status, h)
+	}
 	cleanResponse(h)
 	if a.switches(status) {
 		a.changeProtocol(h)

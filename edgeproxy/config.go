@@ -116,6 +116,8 @@ type Config struct {
 
 	DisableCompression bool // bodies go as functions wrote them, also to clients that ask for zstd, br or gzip
 
+	CacheSize int64 // bytes of stored responses, of functions that allow it; default 64 MiB, negative = none are stored
+
 	AccessLog io.Writer // gets a line of JSON per request, one Write each; nil = none
 
 	Logger  *slog.Logger // nil = slog.Default()
@@ -126,6 +128,7 @@ const (
 	defaultStall = 60 * time.Second
 	defaultIdle  = 2 * time.Minute
 	defaultRate  = 128
+	defaultCache = 64 << 20
 
 	defaultConns      = 20_000
 	defaultConnsPerIP = 500
@@ -228,6 +231,7 @@ func (cfg *Config) fill() error {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = defaultIdle
 	}
+	cfg.CacheSize = cmp.Or(cfg.CacheSize, defaultCache)
 	cfg.MinBodyRate = cmp.Or(cfg.MinBodyRate, defaultRate)
 	cfg.MaxConns = cmp.Or(cfg.MaxConns, defaultConns)
 	cfg.MaxConnsPerIP = cmp.Or(cfg.MaxConnsPerIP, defaultConnsPerIP)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy/cache"
 	"github.com/perigee-edge/perigee/placement"
 )
 
@@ -268,7 +269,9 @@ func (a *hopAnswer) WriteHeader(status int) {
 	a.Accept()
 	a.wrote = true
 	h := a.w.Header()
+	lifetime := h[cache.TargetedField]
 	dropInternal(h)
+	setOrDelete(h, cache.TargetedField, lifetime)
 	if a.result.Start != "" {
 		h[hopStart] = []string{a.result.Start}
 	}

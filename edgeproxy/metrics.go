@@ -29,6 +29,8 @@ type Metrics struct {
 	refusedConns prometheus.Counter
 	flooded      prometheus.Counter
 	droppedLines prometheus.Counter
+	cached       *prometheus.CounterVec
+	cachedBytes  prometheus.Gauge
 
 	done [len(statusClasses)][len(startLabels)]prometheus.Counter // requests, looked up once
 	time [len(wheres)]prometheus.Observer
@@ -37,7 +39,7 @@ type Metrics struct {
 var (
 	statusClasses = [...]string{"1xx", "2xx", "3xx", "4xx", "5xx", "gone"} // gone: the client left before a response
 	startLabels   = [...]string{"none", StartWarm, StartImage, StartCold}
-	wheres        = [...]string{"nowhere", "here", "hop"}
+	wheres        = [...]string{"nowhere", "here", "hop", "cache"}
 )
 
 // Where a request ran, as an index into wheres.
@@ -45,6 +47,7 @@ const (
 	ranNowhere = iota
 	ranHere
 	ranHop
+	ranCache // it did not: the response was stored
 )
 
 // NewMetrics makes the metrics and registers them. It panics if reg has them already.
@@ -93,6 +96,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m.droppedLines = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "perigee_edgeproxy_access_log_dropped_total", Help: "Lines of the access log that were lost, since the disk was slow or full.",
 	})
+	m.cached = counter("cache_requests_total", "Requests for functions that let responses be stored, by what became of them.", "result")
+	m.cachedBytes = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "perigee_edgeproxy_cache_bytes", Help: "Stored responses of functions, about.",
+	})
 	for i, status := range statusClasses {
 		for j, start := range startLabels {
 			m.done[i][j] = m.requests.WithLabelValues(status, start)
@@ -101,7 +108,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for i, where := range wheres {
 		m.time[i] = m.seconds.WithLabelValues(where)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.webSockets, m.encoded, m.refusedConns, m.flooded, m.droppedLines)
+	reg.MustRegister(m.requests, m.seconds, m.hops, m.served, m.refusals, m.retries, m.hedges, m.unretried, m.certs, m.inFlight, m.passed, m.taken, m.passing, m.webSockets, m.encoded, m.refusedConns, m.flooded, m.droppedLines, m.cached, m.cachedBytes)
 	return m
 }
 

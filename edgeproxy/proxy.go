@@ -25,6 +25,7 @@ type Proxy struct {
 
 	rates     *rates
 	encoders  *encoders // nil = bodies go as they are
+	cached    *cached   // nil = no response is stored
 	census    *census
 	listeners []listener
 	h3        *h3        // nil = no HTTP/3
@@ -40,6 +41,7 @@ type Proxy struct {
 	front    gate // requests of clients
 	hops     gate // requests of peers
 	passing  gate // connections of clients that are passed on
+	fetches  gate // requests of the cache
 	tunnels  tunnels
 	draining atomic.Bool
 }
@@ -60,6 +62,9 @@ func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, peers: newPeers(), routes: newRoutes(), rates: newRates(), buffers: newBuffers()}
 	if !cfg.DisableCompression {
 		p.encoders = newEncoders()
+	}
+	if cfg.CacheSize > 0 {
+		p.cached = newCached(cfg.CacheSize)
 	}
 	p.life, p.end = context.WithCancel(context.Background())
 	if cfg.HTTPS != "" || cfg.OnHTTPS != nil {
@@ -198,7 +203,8 @@ func (p *Proxy) awaitHandlers() error {
 	defer cancel()
 	p.front.close()
 	p.hops.close()
-	return errors.Join(p.front.wait(ctx), p.hops.wait(ctx))
+	p.fetches.close()
+	return errors.Join(p.front.wait(ctx), p.hops.wait(ctx), p.fetches.wait(ctx))
 }
 
 // Drain ends service without cutting anything off: hops are refused, listeners close (those of a

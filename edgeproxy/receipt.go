@@ -27,8 +27,11 @@ const ReceiptHeader = "Perigee-Receipt"
 const paramPartial = "partial"
 
 // ReasonRefused is the reason on responses that no function gave; their body says why. All other
-// reasons are those of package placement, and ReasonNearer.
+// reasons are those of package placement, ReasonNearer and ReasonCached.
 const ReasonRefused = "refused"
+
+// ReasonCached is the reason on responses that were stored at the entry.
+const ReasonCached = "cached"
 
 func validLevel(s string) bool { return s == ReceiptFull || s == ReceiptRegion || s == ReceiptOff }
 

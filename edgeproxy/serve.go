@@ -47,6 +47,7 @@ type visit struct {
 	receipt Receipt
 	timing  timing
 	early   *early // of the try of another node
+	cached  string // what the cache did; "" = it was not asked
 	level   string // of the receipt
 	where   int
 	tries   int
@@ -287,7 +288,12 @@ func (v *visit) serve(w http.ResponseWriter) {
 			v.answer.w, v.body.first = e, e.goOn
 		}
 	}
-	if v.err = v.forward(ctx); v.err == nil {
+	if v.proxy.cached != nil && v.fn.Live.Manifest.Cache.Enabled {
+		v.err = v.throughCache(ctx)
+	} else {
+		v.err = v.forward(ctx)
+	}
+	if v.err == nil {
 		v.finish()
 		return
 	}
@@ -402,6 +408,9 @@ func (v *visit) end() {
 		wasted(v.in.Context(), 1)
 	}
 	p.metrics.request(v.answer.status, v.receipt.Start, v.where, took)
+	if v.cached != "" {
+		p.metrics.cached.WithLabelValues(v.cached).Inc()
+	}
 	v.record(took)
 	if p.access != nil {
 		p.access.visit(v, took)

@@ -86,6 +86,11 @@ func problemOf(err error, fn *perigee.Function) problem {
 		return problemOfRefusal(no.Refusal, fn)
 	case errors.As(err, &guest):
 		return problemOfGuest(guest, fn)
+	case errors.Is(err, errOnlyIfCached):
+		return problem{
+			status: http.StatusGatewayTimeout, cause: "only-if-cached",
+			what: "No response is stored for this, and the request wants no other.", hint: "Ask without only-if-cached.",
+		}
 	case errors.Is(err, errNotSwitched):
 		return problem{
 			status: http.StatusNotImplemented, cause: "protocol",

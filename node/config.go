@@ -50,6 +50,7 @@ type Config struct {
 	MinBodyRate   int64          // bytes a second that a request's body must come with; default: edgeproxy's, negative = any
 	TraceEndpoint string         // URL of a collector of OpenTelemetry traces; "" = none
 	TraceSample   float64        // part of the requests without a trace that begin a sampled one, 0 to 1
+	CacheSize     int64          // bytes of stored responses; default: edgeproxy's, negative = none
 	NoCompression bool           // bodies go as functions wrote them
 	ACME          acme.Config    // the public CA for web certificates; without a Directory: none, the cluster's own CA does
 	AccessLog     io.Writer      // gets a line of JSON per request; nil = none

@@ -264,7 +264,7 @@ func (n *Node) wireFront(web *webSigner) error {
 		Client: n.locator.Client, Measured: n.distances.observe, NearerGateway: n.cfg.NearerGateway, Gateways: n.gateways, GatewayDomains: n.cfg.GatewayDomains,
 		OnHTTPS: n.cfg.OnHTTPS, OnHTTP: n.cfg.OnHTTP, OnHTTP3: n.cfg.OnHTTP3, Mark: n.mark, SignWeb: web.sign, WebRoot: webRoot, CertDir: n.cfg.Dir.path("web"),
 		Shared: n.webCerts.forHost, TicketKeys: n.tickets.forHost, Challenges: n.challenges,
-		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate, DisableCompression: n.cfg.NoCompression, Spans: spans, TraceSample: n.cfg.TraceSample,
+		MaxConns: n.cfg.MaxConns, MaxConnsPerIP: n.cfg.MaxConnsPerIP, MinBodyRate: n.cfg.MinBodyRate, CacheSize: n.cfg.CacheSize, DisableCompression: n.cfg.NoCompression, Spans: spans, TraceSample: n.cfg.TraceSample,
 		AccessLog: n.cfg.AccessLog, ProxyProtocol: n.cfg.ProxyProtocol, Trusted: n.cfg.Trusted,
 		Receipt: n.cfg.Receipt, Steer: n.cfg.Steer, Logger: n.log, Metrics: edgeproxy.NewMetrics(n.registry),
 	})

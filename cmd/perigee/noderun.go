@@ -234,7 +234,7 @@ func (r *runner) run(ctx context.Context) error {
 		DiskReserve: r.cfg.DiskReserve, Trial: time.Duration(r.cfg.TrialTime), DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny,
 		GeoDatabases: besideAll(r.path, r.cfg.GeoDatabases), DNS: r.cfg.DNS, DNSZones: r.cfg.DNSZones, DNSServers: r.cfg.DNSServers,
 		NearerGateway: r.cfg.NearerGateway, GatewayDomains: configs.Domains(r.cfg.GatewayDomains),
-		DisableHTTP3: !r.cfg.HTTP3, MaxConns: r.cfg.MaxConnections, MaxConnsPerIP: r.cfg.MaxConnectionsPerIP, MinBodyRate: minBodyRate(r.cfg), NoCompression: !r.cfg.Compress,
+		DisableHTTP3: !r.cfg.HTTP3, MaxConns: r.cfg.MaxConnections, MaxConnsPerIP: r.cfg.MaxConnectionsPerIP, MinBodyRate: minBodyRate(r.cfg), CacheSize: cacheSize(r.cfg), NoCompression: !r.cfg.Compress,
 		TraceEndpoint: r.cfg.TraceEndpoint, TraceSample: traceSample(r.cfg),
 		ProxyProtocol: configs.Prefixes(r.cfg.ProxyProtocol), Trusted: configs.Prefixes(r.cfg.TrustedProxies),
 		Receipt: r.cfg.Receipt, Steer: r.cfg.Steer, Logger: r.log,
@@ -313,6 +313,13 @@ func minBodyRate(cfg configs.Node) int64 {
 		return -1
 	}
 	return int64(cfg.MinBodyRate)
+}
+
+func cacheSize(cfg configs.Node) int64 {
+	if cfg.Cache == 0 {
+		return -1
+	}
+	return int64(cfg.Cache)
 }
 
 func newLogger(w io.Writer, cfg configs.Node) *slog.Logger {

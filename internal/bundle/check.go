@@ -39,6 +39,7 @@ const (
 	maxCallerRules = 32
 	maxOutbound    = 100
 	maxSecrets     = 64
+	maxKeyed       = 16
 )
 
 // CheckManifest holds a manifest against all rules that need no cluster, and against the names of
@@ -52,6 +53,7 @@ func CheckManifest(m *perigee.Manifest, regions *perigee.Regions) error {
 	c.routes(m.Routes)
 	c.limits(&m.Limits)
 	c.policy(&m.Placement)
+	c.cache(&m.Cache)
 	c.env(m.Env)
 	return c.problems.Err()
 }
@@ -220,6 +222,29 @@ func (c *checker) rate(l *perigee.RateLimit) {
 		c.add("limits.rate.key", `%.80q is not a choice: use "ip", or "header:" and the name of a field`, l.Key)
 	case field && !isFieldName(name):
 		c.add("limits.rate.key", `%.80q is no name of a header field: use at most 64 letters, digits and "-"`, name)
+	}
+}
+
+// cache checks what may be answered without the function.
+func (c *checker) cache(m *perigee.Cache) {
+	if !m.Enabled && (len(m.Headers) > 0 || m.Cookies != "" || m.Heuristics) {
+		c.add("cache.enabled", "without it, the other keys of cache mean nothing: set it to true, or leave them out")
+	}
+	c.choice("cache.cookies", m.Cookies, perigee.CookiesBypass, perigee.CookiesStrip, perigee.CookiesPass)
+	if len(m.Headers) > maxKeyed {
+		c.add("cache.headers", `there are %d: use at most %d, or "*"`, len(m.Headers), maxKeyed)
+		return
+	}
+	for i, name := range m.Headers {
+		key := fmt.Sprintf("cache.headers[%d]", i)
+		switch {
+		case name == "*" && len(m.Headers) > 1:
+			c.add(key, `"*" stands for all: remove the others`)
+		case name != "*" && !isFieldName(name):
+			c.add(key, `%.80q is no name of a header field: use at most 64 letters, digits and "-"`, name)
+		case slices.ContainsFunc(m.Headers[:i], func(s string) bool { return strings.EqualFold(s, name) }):
+			c.add(key, "%q is named twice: remove one", name)
+		}
 	}
 }
 

@@ -140,6 +140,12 @@ func TestCheckManifest(t *testing.T) {
 		{"burst negative", func(m *M) { m.Limits.Rate = perigee.RateLimit{Requests: 1, Burst: -1} }, "limits.rate.burst", "1 to 1000000"},
 		{"rate of a cookie", func(m *M) { m.Limits.Rate = perigee.RateLimit{Requests: 1, Key: "cookie"} }, "limits.rate.key", `use "ip"`},
 		{"rate of no field", func(m *M) { m.Limits.Rate = perigee.RateLimit{Requests: 1, Key: "header:a b"} }, "limits.rate.key", "no name"},
+		{"rules of no cache", func(m *M) { m.Cache.Cookies = perigee.CookiesPass }, "cache.enabled", "set it to true"},
+		{"cookies otherwise", func(m *M) { m.Cache = perigee.Cache{Enabled: true, Cookies: "eat"} }, "cache.cookies", "bypass"},
+		{"all fields and one", func(m *M) { m.Cache = perigee.Cache{Enabled: true, Headers: []string{"Accept", "*"}} }, "cache.headers[1]", "remove the others"},
+		{"a field twice", func(m *M) { m.Cache = perigee.Cache{Enabled: true, Headers: []string{"Accept", "accept"}} }, "cache.headers[1]", "named twice"},
+		{"no field", func(m *M) { m.Cache = perigee.Cache{Enabled: true, Headers: []string{"a b"}} }, "cache.headers[0]", "no name"},
+		{"many fields", func(m *M) { m.Cache = perigee.Cache{Enabled: true, Headers: make([]string, 17)} }, "cache.headers", "at most 16"},
 		{"concurrency high", func(m *M) { m.Limits.Concurrency = 100_001 }, "limits.concurrency", "1 to 100000"},
 
 		{"places", func(m *M) {
