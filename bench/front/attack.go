@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,7 +74,17 @@ func measureAttacks(bin, only string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	node, err := startNode(filepath.Join(bin, "perigee"), dir)
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	addr := freeAddr()
+	origin, err := start("origin", addr, os.Stderr, self, "-origin", addr)
+	if err != nil {
+		return err
+	}
+	defer origin.stop()
+	node, err := startNode(filepath.Join(bin, "perigee"), dir, addr)
 	if err != nil {
 		return err
 	}
@@ -85,7 +96,7 @@ func measureAttacks(bin, only string) error {
 	figure("attack_idle_cpu_ms", ms(idle.cpu))
 	worst, failed, asked := 0.0, 0, 0
 	for _, a := range attacks {
-		if only != "" && !strings.Contains(a.name, only) {
+		if only != "" && !regexp.MustCompile(only).MatchString(a.name) {
 			continue
 		}
 		ratio, h, err := strike(node, a.name, idle.cpu)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/binary"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -186,11 +188,40 @@ func (c countedPackets) WriteTo(p []byte, to net.Addr) (int, error) {
 	return n, err
 }
 
-// h3Head is a HEADERS frame of a request: all fields are of QPACK's static table but the host.
-var h3Head = func() []byte {
-	fields := "\x00\x00\xd1\xd7\xc1\x50\x09" + host // GET, https, /, and :authority with its value
-	return append([]byte{1, byte(len(fields))}, fields...)
-}()
+// h3Request is a HEADERS frame of a request: all fields are of QPACK's static table but the host, and more.
+func h3Request(method, more string) []byte {
+	fields := "\x00\x00" + method + "\xd7\xc1\x50\x09" + host + more // https, /, and :authority with its value
+	return append(binary.BigEndian.AppendUint16([]byte{1}, 0x4000|uint16(len(fields))), fields...)
+}
+
+var (
+	h3Head       = h3Request("\xd1", "")                                // GET
+	h3Post       = h3Request("\xd4", "")                                // POST
+	h3ManyFields = h3Request("\xd1", strings.Repeat("\x21a\x01b", 120)) // each with both lengths
+	h3TooMany    = h3Request("\xd1", strings.Repeat("\x21a\x01b", 400))
+)
+
+// h3Ask asks, and leaves.
+func h3Ask(head []byte) func(*quic.Stream) {
+	return func(s *quic.Stream) {
+		_, _ = s.Write(head)
+		_ = s.Close()
+		s.CancelRead(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
+	}
+}
+
+// h3Frames begins a request and goes on with frames of nothing.
+func h3Frames(frame string) func(*quic.Stream) {
+	b := []byte(strings.Repeat(frame, sendSize/len(frame)))
+	return func(s *quic.Stream) {
+		_, err := s.Write(h3Post)
+		for i := 0; err == nil && i < 64; i++ {
+			_, err = s.Write(b)
+		}
+		s.CancelWrite(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
+		s.CancelRead(quic.StreamErrorCode(http3.ErrCodeRequestCanceled))
+	}
+}
 
 var h3Resets = onQUIC(func(s *quic.Stream) {
 	_, _ = s.Write(h3Head)

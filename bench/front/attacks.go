@@ -27,6 +27,8 @@ var attacks = []attack{
 	{name: "tls_garbage", prepare: onTCP(garbage)},
 	{name: "tls_hello_replayed", prepare: onTCP(replayHello)},
 	{name: "tls_random_names", prepare: randomNames},
+	{name: "tls_key_updates", prepare: keyUpdates},
+	{name: "tls_renegotiation", prepare: renegotiate},
 	{name: "h1_slow_heads", prepare: slowly("http/1.1", "GET / HTTP/1.1\r\nHost: localhost\r\nX-A: ", "a")},
 	{name: "h1_slow_bodies", prepare: slowly("http/1.1", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n", "a")},
 	{name: "h1_requests", prepare: h1(strings.Repeat("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 400), true), valid: true},
@@ -62,6 +64,16 @@ var attacks = []attack{
 	{name: "quic_unfinished", prepare: quicUnfinished},
 	{name: "h3_rapid_reset", prepare: h3Resets},
 	{name: "h3_half_heads", prepare: h3HalfHeads},
+	{name: "h3_many_fields", prepare: onQUIC(h3Ask(h3ManyFields)), valid: true},
+	{name: "h3_too_many_fields", prepare: onQUIC(h3Ask(h3TooMany))},
+	{name: "h3_empty_data", prepare: onQUIC(h3Frames("\x00\x00"))},
+	{name: "h3_unknown_frames", prepare: onQUIC(h3Frames("\x21\x00"))},
+	{name: "ws1_pings", prepare: onSocket(socket1, "", wsPings)},
+	{name: "ws2_pings", prepare: onSocket(socket2, "", wsPings)},
+	{name: "ws3_pings", prepare: onSocket(socket3, "", wsPings)},
+	{name: "ws1_fragments", prepare: onSocket(socket1, wsMessage, wsFragments)},
+	{name: "ws2_fragments", prepare: onSocket(socket2, wsMessage, wsFragments)},
+	{name: "ws3_fragments", prepare: onSocket(socket3, wsMessage, wsFragments)},
 }
 
 // counted is a connection whose bytes an attacker counts.

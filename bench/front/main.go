@@ -4,10 +4,10 @@
 //	front BIN      BIN has caddy, h2spec, perigee and pebble/ (make bench-front)
 //	front -acme BIN   the figures of certificates, with Pebble and separate nodes
 //	front -restart BIN   requests that fail while nodes are upgraded
-//	front -attack BIN [NAME]   what attacks cost a node and their sender; those whose names have NAME in them
+//	front -attack BIN [NAME]   what attacks cost a node and their sender; those whose names match NAME, a regular expression
 //
-// As a child it is one of the servers, front -serve perigee|bare ADDR DIR, or the sender of one attack:
-// front -attacker NAME ADDR.
+// As a child it is one of the servers, front -serve perigee|bare ADDR DIR, the sender of one attack,
+// front -attacker NAME ADDR, or the origin of WebSockets, front -origin ADDR.
 package main
 
 import (
@@ -47,6 +47,7 @@ func main() {
 	restart := flag.Bool("restart", false, "measure upgrades")
 	attack := flag.Bool("attack", false, "measure attacks")
 	attacker := flag.String("attacker", "", "be the sender of an attack")
+	origin := flag.Bool("origin", false, "be an origin with WebSockets")
 	flag.Parse()
 	var err error
 	switch {
@@ -54,6 +55,8 @@ func main() {
 		err = beServer(*serve, flag.Arg(0), flag.Arg(1))
 	case *attacker != "":
 		err = beAttacker(*attacker, flag.Arg(0))
+	case *origin:
+		err = beOrigin(flag.Arg(0))
 	case *attack:
 		err = measureAttacks(flag.Arg(0), flag.Arg(1))
 	case *acme:
@@ -190,7 +193,7 @@ func measure(bin string) error {
 	if servers["caddy"], err = start("caddy", addr, io.Discard, filepath.Join(bin, "caddy"), "run", "--config", conf, "--adapter", "caddyfile"); err != nil {
 		return err
 	}
-	isolated, err := startNode(filepath.Join(bin, "perigee"), dir)
+	isolated, err := startNode(filepath.Join(bin, "perigee"), dir, "")
 	if err != nil {
 		return err
 	}

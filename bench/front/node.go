@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -65,8 +66,23 @@ func buildHello(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "perigee.toml"), []byte(manifest), 0o600)
 }
 
-// startNode runs a node with examples/hello, isolated, at localhost.
-func startNode(bin, dir string) (*server, error) {
+// buildSocket makes a function of examples/middleware, with an origin that speaks WebSocket.
+func buildSocket(dir, origin string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	build := exec.Command("go", "build", "-buildmode=c-shared", "-o", filepath.Join(dir, "socket.wasm"), ".")
+	build.Dir, build.Env = "../../examples/middleware", append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build examples/middleware: %w\n%s", err, out)
+	}
+	manifest := fmt.Sprintf("name = \"socket\"\nwasm = \"socket.wasm\"\nnext = \"http://%s\"\n[[route]]\nhost = %q\npath = %q\n[env]\nKEYS = \"%x\"\n",
+		origin, host, socketPath, sha256.Sum256([]byte(socketKey)))
+	return os.WriteFile(filepath.Join(dir, "perigee.toml"), []byte(manifest), 0o600)
+}
+
+// startNode runs a node with examples/hello, isolated, at localhost. If there is an origin of WebSockets, a function leads to it.
+func startNode(bin, dir, origin string) (*server, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
@@ -79,6 +95,16 @@ func startNode(bin, dir string) (*server, error) {
 	if _, err := n.run("cluster", "init", "--region", "fra", "--listen", freeAddr(), "--https", https, "--http", "", "--admin-http", ""); err != nil {
 		return nil, err
 	}
+	functions := []string{"hello"}
+	if origin != "" {
+		functions = append(functions, "socket")
+		if err := buildSocket(filepath.Join(n.dir, "socket"), origin); err != nil {
+			return nil, err
+		}
+		if err := n.allow(origin); err != nil {
+			return nil, err
+		}
+	}
 	log, err := os.Create(filepath.Join(n.dir, "log"))
 	if err != nil {
 		return nil, err
@@ -87,9 +113,21 @@ func startNode(bin, dir string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := n.run("deploy", "hello", "--wait", "1m"); err != nil {
-		s.stop()
-		return nil, err
+	for _, fn := range functions {
+		if _, err := n.run("deploy", fn, "--wait", "1m"); err != nil {
+			s.stop()
+			return nil, err
+		}
 	}
 	return s, nil
+}
+
+// allow has functions reach an address, by the node's settings.
+func (n perigeeNode) allow(addr string) error {
+	path := filepath.Join(n.dir, "node.toml")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(fmt.Appendf(nil, "outbound_allow = [%q]\n", addr), b...), 0o600)
 }
