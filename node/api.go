@@ -73,7 +73,8 @@ type Status struct {
 type NodeStatus struct {
 	perigee.Peer
 	Self bool             `json:"self,omitempty"`
-	RTT  perigee.Duration `json:"rtt,omitempty"` // measured; 0 = not connected
+	RTT  perigee.Duration `json:"rtt,omitempty"`  // measured; 0 = not connected
+	Over string           `json:"over,omitempty"` // what leads there: "udp", or "tcp" where UDP does not get through; "" = not connected
 }
 
 // FunctionStatus is a function, where it should be, and where it is.

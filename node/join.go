@@ -30,6 +30,7 @@ type JoinConfig struct {
 	Token     identity.Token
 	ID        perigee.NodeID // "" = the cluster chooses
 	Socket    net.PacketConn // the mesh socket: the cluster dials back to it
+	TCP       net.Listener   // of ListenMeshTCP, where UDP does not get through; nil = UDP only
 	Advertise string         // "IP:PORT", ":PORT" or "" = as the cluster sees it
 }
 
@@ -77,7 +78,7 @@ var errSlow = errors.New("packets come through, but answers come too late: this 
 // once tries to join: with the same key and token it may be tried again.
 func (cfg JoinConfig) once(ctx context.Context, key ed25519.PrivateKey) (*membership, joinReply, error) {
 	s, err := openJoin(ctx, cfg.Token, func(ctx context.Context, addr string, conf *tls.Config) (*peerlink.Client, error) {
-		return peerlink.DialOn(ctx, cfg.Socket, addr, conf)
+		return peerlink.DialOn(ctx, cfg.Socket, cfg.TCP, addr, conf)
 	})
 	if err != nil {
 		return nil, joinReply{}, err
@@ -95,6 +96,13 @@ func (cfg JoinConfig) once(ctx context.Context, key ed25519.PrivateKey) (*member
 // meanwhile is replaced, unless it was asked for; an answer that gets lost is asked for again.
 func (s *joinSession) join(ctx context.Context, cfg JoinConfig, key ed25519.PrivateKey) (*membership, joinReply, error) {
 	pub := key.Public().(ed25519.PublicKey)
+	if cfg.Advertise == "" && s.client.OverTCP() {
+		local, err := localAddr(cfg.Socket)
+		if err != nil {
+			return nil, joinReply{}, err
+		}
+		cfg.Advertise = fmt.Sprintf(":%d", local.Port())
+	}
 	for try := 1; ; try++ {
 		var name nameReply
 		var reply joinReply

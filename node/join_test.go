@@ -153,7 +153,7 @@ func TestJoinAgain(t *testing.T) {
 	wantErr(t, "two joins in one directory", err, "another node runs")
 	open := func() *joinSession {
 		session, err := openJoin(ctx, token, func(ctx context.Context, addr string, conf *tls.Config) (*peerlink.Client, error) {
-			return peerlink.DialOn(ctx, cfg.Socket, addr, conf)
+			return peerlink.DialOn(ctx, cfg.Socket, nil, addr, conf)
 		})
 		if err != nil {
 			t.Fatal(err)

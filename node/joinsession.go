@@ -84,7 +84,7 @@ func (s *joinSession) connect(ctx context.Context, addr string) error {
 		return nil
 	}))
 	if err != nil {
-		return fmt.Errorf("no answer on its UDP port: check the address and that a firewall lets UDP through: %w", err)
+		return fmt.Errorf("no answer on its mesh port: check the address and that a firewall lets UDP through, or TCP on the same port: %w", err)
 	}
 	s.client, s.addr = c, addr
 	b, err := s.get(ctx, "/genesis")

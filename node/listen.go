@@ -26,12 +26,32 @@ func ListenMesh(addr string) (net.PacketConn, error) {
 	return c, nil
 }
 
+// ListenMeshTCP opens the TCP port of the number that a mesh socket has, for peers that UDP does not reach. It
+// returns nil if the socket is not one of the system's: what simulates a network has no TCP.
+func ListenMeshTCP(socket net.PacketConn) (net.Listener, error) {
+	if _, ok := socket.(*net.UDPConn); !ok {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", socket.LocalAddr().String())
+	if err != nil {
+		return nil, fmt.Errorf("listen on tcp %s, beside the mesh's UDP port: %w", socket.LocalAddr(), hint(err))
+	}
+	return l, nil
+}
+
 // listen opens what the node listens on, so that a taken port is said before anything runs.
 func (n *Node) listen() (err error) {
 	n.inherit()
 	if n.cfg.Socket == nil {
 		if n.cfg.Socket, err = ListenMesh(n.cfg.Listen); err != nil {
 			return err
+		}
+	}
+	if n.cfg.MeshTCP == nil {
+		var terr error // most clusters do without
+		if n.cfg.MeshTCP, terr = ListenMeshTCP(n.cfg.Socket); terr != nil {
+			n.noTCP = terr.Error()
+			n.log.Warn("peers that UDP does not reach are not reached", "err", terr)
 		}
 	}
 	if n.admin, err = listenSocket(n.cfg.AdminSocket); err != nil {

@@ -66,6 +66,7 @@ type Node struct {
 	disk     *disk
 
 	link     *peerlink.Link
+	noTCP    string // why the mesh has no TCP port; "" = it has one, or is not to
 	standing *standing
 	gossip   *gossip.Gossip
 	runtime  *runtime.Runtime
@@ -222,7 +223,7 @@ func (n *Node) wireMesh(files vfs.FS, control http.Handler, join *joinServer) er
 	// Derived from the key, it lets peers notice at once that a node which died is back.
 	reset := [32]byte(digest.Sum(append([]byte("perigee stateless reset v1\x00"), n.m.identity.Key().Seed()...)))
 	n.link, err = peerlink.New(peerlink.Config{
-		Socket: n.cfg.Socket, Identity: n.m.identity, Allow: n.allow, Addr: n.addr,
+		Socket: n.cfg.Socket, TCP: n.cfg.MeshTCP, Identity: n.m.identity, Allow: n.allow, Addr: n.addr,
 		Hops:    http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.proxy.HopHandler().ServeHTTP(w, r) }),
 		Control: n.unlessFrozen(control), Join: n.unlessFrozen(join.handler()), Admin: n.unlessFrozen(n.meshAdmin()), Mark: n.mark,
 		DialTimeout: dialTimeout, StatelessResetKey: &reset, Logger: n.log, Metrics: peerlink.NewMetrics(n.registry),
@@ -387,7 +388,7 @@ func (n *Node) Close() {
 				n.log.Warn("close the usage file", "err", err)
 			}
 		}
-		for _, l := range []net.Listener{n.admin, n.health, n.cfg.OnHTTPS, n.cfg.OnHTTP} {
+		for _, l := range []net.Listener{n.admin, n.health, n.cfg.MeshTCP, n.cfg.OnHTTPS, n.cfg.OnHTTP} {
 			if l != nil {
 				l.Close()
 			}

@@ -69,7 +69,7 @@ func (c *reacher) check(ctx context.Context, addr netip.AddrPort) error {
 		return nil
 	}
 	return &refused{status: http.StatusConflict, deaf: err != nil, text: fmt.Sprintf(
-		"udp %s does not answer from %s: open that port for UDP in the new node's firewall, or say with --advertise IP:PORT where it is reachable; the token is still good",
+		"udp %s does not answer from %s: open that port for UDP in the new node's firewall, or for TCP where UDP is dropped on the way, or say with --advertise IP:PORT where it is reachable; the token is still good",
 		addr, strings.Join(blocked, ", "))}
 }
 

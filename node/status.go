@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/perigee-edge/perigee"
@@ -31,6 +32,9 @@ func (n *Node) status() Status {
 	if w := clockWorry(v.Observed.Nodes[me.ID]); w != "" {
 		s.Worries = append(s.Worries, w)
 	}
+	if w := n.tcpWorry(v); w != "" {
+		s.Worries = append(s.Worries, w)
+	}
 	for _, a := range n.gossip.Asides() {
 		s.Worries = append(s.Worries, "record "+a.Record.Short()+" is set aside: reading it breaks this release ("+a.Why+"); it is in state/aside: report it")
 	}
@@ -52,6 +56,23 @@ func (n *Node) status() Status {
 		}
 	}
 	return s
+}
+
+// tcpWorry names the nodes that UDP does not reach, in a line for people.
+func (n *Node) tcpWorry(v *perigee.View) string {
+	var over []string
+	for _, p := range byID(v.Observed.Nodes) {
+		if p.Routable() && p.ID != n.ID() && n.link.Over(p.ID) == "tcp" {
+			over = append(over, string(p.ID))
+		}
+	}
+	switch {
+	case len(over) > 0:
+		return fmt.Sprintf("UDP does not get through to %s, which TCP reaches at a cost: open UDP port %d both ways", strings.Join(over, ", "), n.advertised.Port())
+	case n.noTCP != "":
+		return "nodes that UDP does not reach can't reach this one: " + n.noTCP
+	}
+	return ""
 }
 
 // clockWorry says that this node's clock is off, in a line for people.
@@ -85,6 +106,9 @@ func (n *Node) nodes() []NodeStatus {
 		s := NodeStatus{Peer: *p, Self: p.ID == n.ID()}
 		if rtt, ok := n.link.RTT(p.ID); ok {
 			s.RTT = perigee.Duration(rtt)
+		}
+		if !s.Self {
+			s.Over = n.link.Over(p.ID)
 		}
 		out = append(out, s)
 	}

@@ -29,6 +29,7 @@ const (
 // The names of the sockets that are handed on.
 const (
 	socketMesh   = "listen"
+	socketTCP    = "listen tcp"
 	socketHTTP3  = "http3"
 	socketHTTPS  = "https"
 	socketHTTP   = "http"
@@ -302,6 +303,7 @@ func (n *Node) named(key, addr string) string { return key + " " + addr }
 
 func (n *Node) handedOn() []handedOnSocket {
 	return []handedOnSocket{
+		{n.named(socketTCP, n.cfg.Listen), n.cfg.MeshTCP, &n.cfg.MeshTCP},
 		{n.named(socketHTTPS, n.cfg.HTTPS), n.cfg.OnHTTPS, &n.cfg.OnHTTPS},
 		{n.named(socketHTTP, n.cfg.HTTP), n.cfg.OnHTTP, &n.cfg.OnHTTP},
 		{n.named(socketHealth, n.cfg.Admin), n.health, &n.health},

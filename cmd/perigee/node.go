@@ -31,7 +31,7 @@ func newNodeLs(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := newTable("NODE", "REGION", "STATE", "ADDRESS", "RTT", "WARM", "ROLES", "VERSION", "CLOCK", "CERTIFICATE")
+			out := newTable("NODE", "REGION", "STATE", "ADDRESS", "RTT", "OVER", "WARM", "ROLES", "VERSION", "CLOCK", "CERTIFICATE")
 			for _, n := range nodes {
 				state, rtt := string(n.State), millis(time.Duration(n.RTT))
 				if n.Draining {
@@ -49,7 +49,7 @@ func newNodeLs(t *target) *cobra.Command {
 						warm++
 					}
 				}
-				out.row(string(n.ID), string(n.Region), state, n.Addr.String(), rtt, fmt.Sprint(warm), joined(n.Roles), n.Version,
+				out.row(string(n.ID), string(n.Region), state, n.Addr.String(), rtt, n.Over, fmt.Sprint(warm), joined(n.Roles), n.Version,
 					clockOff(n.ClockOff), daysLeft(n.Expires))
 			}
 			return t.print(cmd, nodes, out)

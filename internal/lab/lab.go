@@ -94,8 +94,9 @@ func New(cfg Config) (*Lab, error) {
 
 // NodeConfig says what is special about a node.
 type NodeConfig struct {
-	NAT  NAT
-	Disk perigee.Bytes // size of a file system of its own for its directory; 0 = the machine's
+	NAT   NAT
+	Disk  perigee.Bytes // size of a file system of its own for its directory; 0 = the machine's
+	NoUDP bool          // as if DropUDP(true) came before anything ran
 }
 
 // Node makes a node in a region: a namespace and a directory in which nothing runs yet. Its name is for

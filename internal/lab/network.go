@@ -38,6 +38,7 @@ type port struct {
 	box             *box       // guarded; nil without NAT
 	up, down        line       // guarded
 	traffic         Traffic    // guarded
+	noUDP           bool       // guarded
 }
 
 // Traffic counts the IP packets that a node has sent and received, headers included.
@@ -107,7 +108,7 @@ func (n *network) route(from *port, p packet, now time.Time) (transit, bool) {
 		return transit{}, false
 	}
 	to := n.ports[p.destined()]
-	if to == nil || to == from {
+	if to == nil || to == from || p.proto() == protoUDP && (from.noUDP || to.noUDP) {
 		return transit{}, false
 	}
 	l := n.linkLocked(from, to)

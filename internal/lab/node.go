@@ -61,7 +61,7 @@ func (n *Node) build(c NodeConfig) (err error) {
 		private = public
 	}
 	line := line{rate: n.lab.cfg.Bandwidth, queue: n.lab.cfg.Queue}
-	n.port = &port{region: n.Region, private: private, public: public, up: line, down: line}
+	n.port = &port{region: n.Region, private: private, public: public, up: line, down: line, noUDP: c.NoUDP}
 	if c.NAT != NoNAT {
 		n.port.box = newBox(c.NAT, private, public)
 	}
@@ -108,6 +108,13 @@ func (n *Node) SetBandwidth(bits int64) {
 	n.lab.net.mu.Lock()
 	defer n.lab.net.mu.Unlock()
 	n.port.up.rate, n.port.down.rate = bits, bits
+}
+
+// DropUDP has a firewall before the node drop all UDP, in both directions, or lets it through again.
+func (n *Node) DropUDP(drop bool) {
+	n.lab.net.mu.Lock()
+	defer n.lab.net.mu.Unlock()
+	n.port.noUDP = drop
 }
 
 // Traffic returns what the node has sent and received so far.

@@ -28,10 +28,13 @@ const (
 // Client is one connection to a node for those who are not nodes: the command line and machines
 // that want to join. It is an http.RoundTripper, safe for concurrent use.
 type Client struct {
-	addr   string
-	conn   *conn
-	tr     *quic.Transport
-	socket net.PacketConn // to close; nil if the caller owns it
+	addr    string
+	conn    *conn
+	tr      *quic.Transport
+	socket  net.PacketConn // to close; nil if the caller owns it
+	tcp     *quic.Transport
+	tunnels *tunnels     // its socket
+	port    net.Listener // the mesh port over TCP, which answers probes meanwhile; nil if there is none
 
 	probed atomic.Int64 // probes answered
 
@@ -48,7 +51,7 @@ func Dial(ctx context.Context, addr string, tlsConf *tls.Config) (*Client, error
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", addr, err)
 	}
-	c, err := DialOn(ctx, socket, addr, tlsConf)
+	c, err := dialOn(ctx, socket, addr, tlsConf, true)
 	if err != nil {
 		_ = socket.Close()
 		return nil, err
@@ -59,17 +62,31 @@ func Dial(ctx context.Context, addr string, tlsConf *tls.Config) (*Client, error
 
 // DialOn is like Dial with the caller's socket, which Close leaves open, to be given to New later.
 // Until Close the socket answers probes, so that the node can try whether the joiner's advertised
-// address works before it lets it in.
-func DialOn(ctx context.Context, socket net.PacketConn, addr string, tlsConf *tls.Config) (*Client, error) {
+// address works before it lets it in. So does port, which listens on the same port over TCP: nil if there
+// is none, and then only UDP is tried.
+func DialOn(ctx context.Context, socket net.PacketConn, port net.Listener, addr string, tlsConf *tls.Config) (*Client, error) {
+	c, err := dialOn(ctx, socket, addr, tlsConf, port != nil)
+	if err == nil && port != nil {
+		c.port = port
+		c.wg.Go(c.answerStreams)
+	}
+	return c, err
+}
+
+func dialOn(ctx context.Context, socket net.PacketConn, addr string, tlsConf *tls.Config, tcp bool) (*Client, error) {
 	addrs, err := resolve(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", addr, err)
 	}
 	c := &Client{addr: addr, tr: newTransport(socket, nil, [4]byte{})}
+	if tcp {
+		c.tunnels = newTunnels(socket.LocalAddr(), clientIdle, func() {})
+		c.tcp = newTransport(c.tunnels, nil, [4]byte{})
+	}
 	startPackets(c.tr)
 	var errs []error
 	for _, a := range addrs {
-		q, err := dialClient(ctx, c.tr, a, tlsConf)
+		q, err := c.connect(ctx, a, tlsConf)
 		if err == nil {
 			c.conn = newConn(q, protocol(max(0, slices.Index(alpns[:], q.ConnectionState().TLS.NegotiatedProtocol))), true)
 			c.answerProbes()
@@ -80,15 +97,46 @@ func DialOn(ctx context.Context, socket net.PacketConn, addr string, tlsConf *tl
 			break
 		}
 	}
-	_ = c.tr.Close() // the dial's errors say more
+	_ = c.closeTransports() // the dial's errors say more
+	c.wg.Wait()
 	return nil, fmt.Errorf("connect to %s: %w", addr, errors.Join(errs...))
 }
 
-func dialClient(ctx context.Context, tr *quic.Transport, addr netip.AddrPort, tlsConf *tls.Config) (*quic.Conn, error) {
+func (c *Client) connect(ctx context.Context, addr netip.AddrPort, tlsConf *tls.Config) (*quic.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, clientDialTimeout)
 	defer cancel()
-	q, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, clientQUIC(clientIdle, clientKeepAlive))
+	conf := clientQUIC(clientIdle, clientKeepAlive)
+	udp := func(ctx context.Context) (*quic.Conn, error) {
+		return c.tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, conf)
+	}
+	if c.tcp == nil {
+		q, err := udp(ctx)
+		return q, connErr(err)
+	}
+	var t *tunnel
+	q, on, err := race(ctx, overUDP, overTCP, map[way]attempt{
+		overUDP: udp,
+		overTCP: func(ctx context.Context) (_ *quic.Conn, err error) {
+			if t, err = openTunnel(ctx, c.tunnels, addr, tlsConf); err != nil {
+				return nil, err
+			}
+			c.wg.Go(t.run)
+			return c.tcp.Dial(ctx, t, tlsConf, tunnelQUIC(conf))
+		},
+	}, headStart)
+	if t != nil && on != overTCP {
+		t.close()
+	}
 	return q, connErr(err)
+}
+
+// closeTransports ends all that the sockets carry, and what reads them.
+func (c *Client) closeTransports() error {
+	err := c.tr.Close()
+	if c.tcp != nil {
+		err = errors.Join(err, c.tcp.Close())
+	}
+	return err
 }
 
 // resolve returns the addresses of a host:port.
@@ -155,6 +203,28 @@ func (c *Client) answerProbes() {
 	})
 }
 
+// deadliner is a listener whose Accept can be ended without closing it, as all of TCP are.
+type deadliner interface{ SetDeadline(time.Time) error }
+
+// answerStreams answers probes over TCP until Close. Whatever else comes is turned away: there is no node yet.
+func (c *Client) answerStreams() {
+	d, ok := c.port.(deadliner)
+	if !ok {
+		return
+	}
+	defer func() { _ = d.SetDeadline(time.Time{}) }()
+	p := newProber(nil, func() { c.probed.Add(1) })
+	for {
+		conn, err := c.port.Accept()
+		if err != nil {
+			return
+		}
+		_ = conn.SetDeadline(time.Now().Add(probeWait)) // its failure is that of Read
+		_, _, _ = p.isStream(conn)                      // who asks notices
+		_ = conn.Close()
+	}
+}
+
 // Probed reports whether a probe came to the socket since the dial. A node that says it reached nothing here
 // although one did waited too short.
 func (c *Client) Probed() bool { return c.probed.Load() > 0 }
@@ -188,6 +258,9 @@ func (c *Client) explain(err error) error {
 	return err
 }
 
+// OverTCP reports whether UDP did not get through to the node. It does not see the port of the caller's socket then.
+func (c *Client) OverTCP() bool { return tunnelOf(c.conn.q) != nil }
+
 // TLS returns the state of the connection, for its exporter and the node's certificate.
 func (c *Client) TLS() tls.ConnectionState { return c.conn.q.ConnectionState().TLS }
 
@@ -195,9 +268,15 @@ func (c *Client) TLS() tls.ConnectionState { return c.conn.q.ConnectionState().T
 func (c *Client) Close() (err error) {
 	c.once.Do(func() {
 		c.conn.close(closeUnused, "done")
+		if t := tunnelOf(c.conn.q); t != nil {
+			t.close()
+		}
 		c.cancel()
+		if d, ok := c.port.(deadliner); ok {
+			_ = d.SetDeadline(time.Now()) // ends answerStreams; the port stays open
+		}
 		c.wg.Wait()
-		err = c.tr.Close()
+		err = c.closeTransports()
 		if c.socket != nil {
 			err = errors.Join(err, c.socket.Close())
 		}

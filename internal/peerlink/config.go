@@ -29,6 +29,10 @@ type Config struct {
 	Socket   net.PacketConn // the mesh port; Run closes it. Anything but a *net.UDPConn is slower: no batches, no ECN
 	Identity *identity.Node
 
+	// TCP listens on the same port for peers that UDP does not reach; Run closes it. Nil means that there is
+	// no way over TCP, in or out.
+	TCP net.Listener
+
 	// Allow returns an error for a node that must not be connected to: a revoked one. It is called
 	// at each handshake and by Recheck, from many goroutines. Nil allows every node of the cluster.
 	Allow func(perigee.NodeClaims) error
@@ -45,7 +49,7 @@ type Config struct {
 
 	AcceptFloor time.Duration // least wait for a worker's "accepted"; 3 round trips if that is more; default 300 ms
 	DialTimeout time.Duration // for a handshake; less where the round trip is known: 3 of them and 1 s; default 3 s
-	HeadTimeout time.Duration // for the arrival of a request's head; default 10 s
+	HeadTimeout time.Duration // for the arrival of a request's head, and for a handshake over TCP; default 10 s
 
 	// IdleTimeout ends a connection whose peer sends nothing, not even acknowledgements; default 15 s.
 	// Where no new request finds the peer silent first, accepted requests hang on a dead peer for up
@@ -61,6 +65,10 @@ type Config struct {
 	// again costs a round trip, which is worth a packet every few seconds for a while. Connections of
 	// joiners and persons are closed after a tenth of it.
 	UnusedTimeout time.Duration
+
+	// RetryUDP is how long a peer that UDP did not reach is left to TCP before UDP is tried again; doubled
+	// each time in vain, to a minute at most; default 5 s.
+	RetryUDP time.Duration
 
 	DataConns  int // connections for hops to one peer, since one is the work of one core; default 2
 	MaxStreams int // at once on one inbound connection; default 10000
@@ -113,6 +121,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"IdleTimeout", &c.IdleTimeout, 15 * time.Second},
 		{"KeepAlive", &c.KeepAlive, 5 * time.Second},
 		{"UnusedTimeout", &c.UnusedTimeout, 5 * time.Minute},
+		{"RetryUDP", &c.RetryUDP, 5 * time.Second},
 	} {
 		if *d.value < 0 {
 			return c, fmt.Errorf("peerlink config: %s is %v: use a positive duration, or 0 for %v", d.name, *d.value, d.def)

@@ -90,6 +90,15 @@ func (c *conn) unusedFor(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, c.lastUse.Load()))
 }
 
+// retire lets only what runs on the connection go on, also on the tunnel that carries it. It reports whether that
+// is news.
+func (c *conn) retire() bool {
+	if t := tunnelOf(c.q); t != nil {
+		t.retired.Store(true)
+	}
+	return !c.retired.Swap(true)
+}
+
 func (c *conn) alive() bool { return c.q.Context().Err() == nil && !c.retired.Load() }
 
 // rtt returns the smoothed round trip. Until QUIC has measured one it is what the handshake took: a
@@ -112,7 +121,11 @@ func (c *conn) close(code quic.ApplicationErrorCode, why string) {
 
 // origin returns the network that the other side dialled from: an IPv4 address or an IPv6 /64.
 func (c *conn) origin() netip.Addr {
-	a := c.remote.Addr()
+	return originOf(c.remote)
+}
+
+func originOf(remote netip.AddrPort) netip.Addr {
+	a := remote.Addr()
 	if a.Is4() {
 		return a
 	}

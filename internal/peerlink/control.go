@@ -48,7 +48,7 @@ func (t controlTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	x.send(r)
 	resp, err := x.response(r)
 	if isMoved(err) {
-		x.conn.retired.Store(true)
+		x.conn.retire()
 	}
 	return resp, err
 }

@@ -1,5 +1,5 @@
 // Package peerlink carries everything between the nodes of a cluster, and between a node and the
-// command line, over QUIC on one UDP socket: requests that hop to another node, control calls,
+// command line, over QUIC on one UDP socket, or through TCP where UDP is blocked: requests that hop to another node, control calls,
 // joining, administration, and the packets and streams of the membership protocol. To the code
 // above it a peer is an http.RoundTripper on one side and an http.Handler on the other.
 //
@@ -28,6 +28,16 @@
 // A connection is used for requests by the side that dialled it only. It is opened when first
 // needed and closed by either side when no stream used it for Config.UnusedTimeout. Only the
 // dialling side sends keep-alives, so that a stranger can't make a node hold a connection open.
+//
+// # Ways
+//
+// A connection goes over UDP. If that gets no answer within a head start, or failed lately, it goes through a
+// tunnel: TCP to the same port with TLS by the same configurations, which carries the packets of QUIC and of the
+// membership protocol. Which way leads to a peer is remembered (paths) and corrected by connections only: UDP is
+// tried again after Config.RetryUDP, less and less often. Callers see no difference.
+//
+// On a tunnel, both sides send, again and again, length(2, big endian) packet. Length 0 says that what is new
+// belongs on another tunnel. A TCP connection that begins with a probe (below) gets its answer and is closed.
 //
 // # Stream format, version 1
 //

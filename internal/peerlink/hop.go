@@ -91,7 +91,7 @@ func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 			a, err := x.answer(sent.Add(wait), wait)
 			l.met.accept.Observe(time.Since(sent).Seconds())
 			if isMoved(streamErr(err)) {
-				c.retired.Store(true)
+				c.retire()
 				x.fail(err)
 				continue
 			}
@@ -116,7 +116,7 @@ func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 		case errors.As(err, new(*quic.StreamLimitReachedError)):
 			return nil, &perigee.HopError{Node: id, Code: perigee.RefusedOverloaded, Err: err}
 		case isMoved(streamErr(err)):
-			c.retired.Store(true)
+			c.retire()
 		case !isConnErr(err):
 			return nil, unreachable(ctx, id, streamErr(err))
 		}
@@ -178,7 +178,7 @@ func (l *Link) noAnswer(ctx context.Context, x *exchange, id perigee.NodeID, see
 // runs on it then fails long before the idle timeout. A worker that merely did not answer in time
 // keeps acknowledging packets, and its connection stays.
 func (l *Link) suspect(c *conn, seen uint64) {
-	if c.packets() != seen || c.retired.Swap(true) {
+	if c.packets() != seen || !c.retire() {
 		return
 	}
 	l.log.Info("peer is silent", "peer", string(c.claims.ID))

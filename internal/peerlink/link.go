@@ -25,7 +25,9 @@ type Link struct {
 	log *slog.Logger
 	met *Metrics
 
-	tr           *quic.Transport
+	tr           *quic.Transport // over UDP
+	tcp          *quic.Transport // through tunnels
+	tunnels      *tunnels        // its socket
 	outboundQUIC *quic.Config
 	conns        *registry
 	windows      *windowBudget
@@ -49,6 +51,10 @@ type Link struct {
 
 	poolsMu sync.RWMutex // guards pools
 	pools   map[poolKey]*pool
+
+	paths     paths
+	tunnelsMu sync.Mutex // guards standing
+	standing  map[*tunnel]struct{}
 }
 
 // New checks the configuration. It starts nothing and does not touch the socket.
@@ -65,12 +71,16 @@ func New(cfg Config) (*Link, error) {
 		raws:      make(chan rawArrival, cfg.RawQueue),
 		listening: make(chan struct{}),
 		pools:     map[poolKey]*pool{},
+		paths:     paths{first: cfg.RetryUDP, m: map[netip.AddrPort]*path{}},
+		standing:  map[*tunnel]struct{}{},
 	}
 	l.life, l.end = context.WithCancelCause(context.Background())
 	l.outboundQUIC = clientQUIC(cfg.IdleTimeout, cfg.KeepAlive)
 	l.outboundQUIC.AllowConnectionWindowIncrease = l.windows.allow
 	l.tr = newTransport(cfg.Socket, cfg.StatelessResetKey, cfg.Mark)
 	l.tr.VerifySourceAddress = l.verifySource()
+	l.tunnels = newTunnels(cfg.Socket.LocalAddr(), cfg.IdleTimeout, l.met.tunnelDrops.Inc)
+	l.tcp = newTransport(l.tunnels, cfg.StatelessResetKey, cfg.Mark)
 	l.probes = newProber(l.tr.WriteTo, l.met.probes.Inc)
 	return l, nil
 }
@@ -113,10 +123,21 @@ func (l *Link) run(ctx context.Context) error {
 	}
 	defer ln.Close()
 	startPackets(l.tr)
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	l.spawn(func() { failed <- l.accept(ln) })
-	l.spawn(l.readPackets)
+	l.spawn(func() { l.readPackets(l.tr) })
 	l.spawn(l.reap)
+	if l.cfg.TCP != nil {
+		tln, err := l.tcp.Listen(tlsConf, tunnelQUIC(quicConf))
+		if err != nil {
+			return fmt.Errorf("listen on mesh port %s over TCP: %w", l.cfg.TCP.Addr(), err)
+		}
+		defer tln.Close()
+		startPackets(l.tcp)
+		l.spawn(func() { failed <- l.accept(tln) })
+		l.spawn(func() { l.readPackets(l.tcp) })
+		l.spawn(l.acceptTCP)
+	}
 	close(l.listening)
 	l.log.Info("mesh port open", "addr", l.cfg.Socket.LocalAddr().String())
 	select {
@@ -139,8 +160,15 @@ func (l *Link) shutdown() {
 	for _, c := range l.conns.snapshot() {
 		c.close(closeShutdown, "the node is stopping")
 	}
+	l.closeTCP()
+	for _, t := range l.openTunnels() {
+		t.close()
+	}
 	l.wg.Wait()
 	_ = l.tr.Close() // closes what is left in quic-go's queues; its error is that of a socket about to be closed
+	if l.cfg.TCP != nil {
+		_ = l.tcp.Close()
+	}
 	if err := l.cfg.Socket.Close(); err != nil {
 		l.log.Debug("close mesh port", "err", err)
 	}
@@ -148,7 +176,19 @@ func (l *Link) shutdown() {
 
 // Moved has peers open new connections, which another process of this node takes, for whatever they
 // begin from now on. What is under way here goes on, and so do this side's own requests.
-func (l *Link) Moved() { l.moved.Store(true) }
+func (l *Link) Moved() {
+	l.moved.Store(true)
+	l.closeTCP()
+	for _, t := range l.openTunnels() {
+		t.send(nil)
+	}
+}
+
+func (l *Link) closeTCP() {
+	if l.cfg.TCP != nil {
+		_ = l.cfg.TCP.Close() // it takes no more
+	}
+}
 
 // linger returns how long the answers written last may need to leave: QUIC does not tell when a
 // finished stream is acknowledged. It is zero when no stream was used lately.
@@ -201,6 +241,9 @@ func (l *Link) register(c *conn) error {
 	}
 	l.windows.open(c.q)
 	l.met.open(c, 1)
+	if t := tunnelOf(c.q); t != nil {
+		l.routeTunnel(t)
+	}
 	if l.life.Err() != nil { // shutdown may not have seen it
 		c.close(closeShutdown, "the node is stopping")
 		l.forget(c)
@@ -230,7 +273,7 @@ const joinLife = time.Minute
 // reap closes connections that nobody uses, retired ones whose last stream has ended, and joiners
 // that stay too long.
 func (l *Link) reap() {
-	every := min(5*time.Second, l.cfg.UnusedTimeout/10)
+	every := min(5*time.Second, l.cfg.UnusedTimeout/10, l.cfg.RetryUDP)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -242,6 +285,8 @@ func (l *Link) reap() {
 				l.reapConn(c, now, every)
 			}
 			l.dropPools()
+			l.reapTunnels(now)
+			l.retryUDP()
 		}
 	}
 }
@@ -294,11 +339,13 @@ func (l *Link) Disconnect(id perigee.NodeID) {
 	for _, c := range l.conns.node(id) {
 		c.close(closeUnused, "disconnected")
 	}
+	l.disconnectTunnels(id)
 }
 
 // Recheck closes the connections of all nodes that Allow refuses now. Call it when Allow may have
 // changed its mind.
 func (l *Link) Recheck() {
+	defer l.recheckTunnels()
 	for _, c := range l.conns.snapshot() {
 		if !c.proto.betweenNodes() {
 			continue

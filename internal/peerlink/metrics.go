@@ -22,6 +22,11 @@ type Metrics struct {
 	packetsOut  prometheus.Counter
 	packetsFail prometheus.Counter
 	probes      prometheus.Counter
+
+	tunnels        *prometheus.GaugeVec
+	tunnelsRefused prometheus.Counter
+	tunnelDrops    prometheus.Counter
+	fallbacks      prometheus.Counter
 }
 
 // The outcomes of a hop that are not a perigee.RefuseCode.
@@ -66,6 +71,18 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		probes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: space + "probes_answered_total", Help: "Reachability probes answered.",
 		}),
+		tunnels: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: space + "tunnels", Help: "Open TCP connections that carry packets where UDP does not get through, by the side that dialled (in, out).",
+		}, []string{"side"}),
+		tunnelsRefused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: space + "tunnels_refused_total", Help: "TCP connections to the mesh port that were not let in: too many, no handshake, no identity.",
+		}),
+		tunnelDrops: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: space + "tunnel_packets_dropped_total", Help: "Packets that found no room in the queue of a TCP connection.",
+		}),
+		fallbacks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: space + "fallbacks_total", Help: "Times that a peer was found to be reached over TCP only.",
+		}),
 		dialsOK: dials.WithLabelValues("ok"), dialsFailed: dials.WithLabelValues("failed"),
 		packetsIn: packets.WithLabelValues("received"), packetsLost: packets.WithLabelValues("dropped"),
 		packetsOut: packets.WithLabelValues("sent"), packetsFail: packets.WithLabelValues("failed"),
@@ -82,15 +99,22 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		m.served[p] = served.WithLabelValues(p.String())
 	}
 	if reg != nil {
-		reg.MustRegister(m.connections, dials, m.retries, hops, m.accept, served, m.raws, m.panics, packets, m.probes)
+		reg.MustRegister(m.connections, dials, m.retries, hops, m.accept, served, m.raws, m.panics, packets, m.probes, m.tunnels, m.tunnelsRefused, m.tunnelDrops, m.fallbacks)
 	}
 	return m
 }
 
 func (m *Metrics) open(c *conn, change float64) {
-	side := "in"
-	if c.outbound {
-		side = "out"
+	m.connections.WithLabelValues(c.proto.String(), sideOf(c.outbound)).Add(change)
+}
+
+func (m *Metrics) tunnel(t *tunnel, change float64) {
+	m.tunnels.WithLabelValues(sideOf(t.outbound)).Add(change)
+}
+
+func sideOf(outbound bool) string {
+	if outbound {
+		return "out"
 	}
-	m.connections.WithLabelValues(c.proto.String(), side).Add(change)
+	return "in"
 }

@@ -57,7 +57,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("metric %q", f.GetName())
 		}
 	}
-	if len(families) != 10 {
+	if len(families) != 13 {
 		t.Errorf("%d metrics are registered", len(families))
 	}
 }

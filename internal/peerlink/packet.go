@@ -29,16 +29,21 @@ func startPackets(tr *quic.Transport) {
 
 // readPackets takes the packets that are not QUIC's off quic-go's queue, which holds 32, and puts
 // them on ours. A full queue drops the newcomer: the membership protocol repeats itself.
-func (l *Link) readPackets() {
+func (l *Link) readPackets(tr *quic.Transport) {
 	b := make([]byte, MaxPacket)
 	for {
-		n, from, err := l.tr.ReadNonQUICPacket(l.life, b)
+		n, from, err := tr.ReadNonQUICPacket(l.life, b)
 		if err != nil {
 			return
 		}
 		if isProbe(b[:n]) {
-			l.probes.handle(b[:n], from)
+			if tr == l.tr { // nobody asks on a tunnel
+				l.probes.handle(b[:n], from)
+			}
 			continue
+		}
+		if t, ok := from.(*tunnel); ok {
+			l.routeTunnel(t)
 		}
 		l.met.packetsIn.Inc()
 		select {
@@ -92,6 +97,9 @@ func (l *Link) writePacket(b []byte, to netip.AddrPort) error {
 		return errors.New("packet is empty or too long")
 	case b[0]&0xc0 != 0 || isProbe(b):
 		return errors.New("packet would be taken for another protocol")
+	}
+	if l.sendTunnel(b, to) {
+		return nil
 	}
 	_, err := l.tr.WriteTo(b, net.UDPAddrFromAddrPort(to))
 	return err

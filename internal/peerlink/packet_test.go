@@ -229,7 +229,7 @@ func TestJoinerAnswersProbes(t *testing.T) {
 	})
 	close(ready)
 	socket := listenUDP(t)
-	c, err := DialOn(t.Context(), socket, b.Addr().String(), identity.JoinClientTLS(ALPNJoin, func(*x509.Certificate) error { return nil }))
+	c, err := DialOn(t.Context(), socket, nil, b.Addr().String(), identity.JoinClientTLS(ALPNJoin, func(*x509.Certificate) error { return nil }))
 	if err != nil {
 		t.Fatal(err)
 	}

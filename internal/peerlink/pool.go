@@ -2,13 +2,15 @@ package peerlink
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/quic-go/quic-go"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/identity"
@@ -107,25 +109,32 @@ func (l *Link) fill(p *pool) {
 	}
 	p.mu.Unlock()
 	c, err := l.dial(p.key, rtt)
-	pools := []*pool{p}
-	if err == nil && c.proto == protoControl {
-		pools = append(pools, l.pool(p.otherKey(c)))
-	}
-	for _, other := range pools[1:] {
-		other.mu.Lock()
-		other.conns = append(other.conns, c)
-		other.mu.Unlock()
+	var pools []*pool
+	if err == nil {
+		pools = l.adopt(p, c)
 	}
 	p.mu.Lock()
-	if p.dialed(err); err == nil {
-		p.conns = append(p.conns, c)
-	}
+	p.dialed(err)
 	close(p.dialing)
 	p.dialing = nil
 	p.mu.Unlock()
 	if err == nil {
 		l.watch(c, pools)
 	}
+}
+
+// adopt puts a new connection into the pools that it is for, which watch takes it out of.
+func (l *Link) adopt(p *pool, c *conn) []*pool {
+	pools := []*pool{p}
+	if c.proto == protoControl {
+		pools = append(pools, l.pool(p.otherKey(c)))
+	}
+	for _, p := range pools {
+		p.mu.Lock()
+		p.conns = append(p.conns, c)
+		p.mu.Unlock()
+	}
+	return pools
 }
 
 func (p *pool) otherKey(c *conn) poolKey {
@@ -194,8 +203,16 @@ func (l *Link) pool(key poolKey) *pool {
 	return p
 }
 
-// dial opens a connection and registers it. rtt is the round trip to the peer, 0 if not known.
+// dial opens a connection on the way that leads to the peer, and registers it. rtt is the round trip to it, 0
+// if not known.
 func (l *Link) dial(key poolKey, rtt time.Duration) (*conn, error) {
+	return l.open(key, rtt, func(ctx context.Context, addr netip.AddrPort, conf *tls.Config) (*quic.Conn, error) {
+		return l.connect(ctx, addr, key.node, conf, rtt)
+	})
+}
+
+// open is dial with the way that connect takes.
+func (l *Link) open(key poolKey, rtt time.Duration, connect func(context.Context, netip.AddrPort, *tls.Config) (*quic.Conn, error)) (*conn, error) {
 	addr := key.addr
 	if key.node != "" {
 		var ok bool
@@ -210,13 +227,13 @@ func (l *Link) dial(key poolKey, rtt time.Duration) (*conn, error) {
 	ctx, cancel := context.WithTimeout(l.life, limit)
 	defer cancel()
 	began := time.Now()
-	q, err := l.tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), l.cfg.Identity.PeerClientTLS(key.proto.alpn(), key.node, l.cfg.Allow), l.outboundQUIC)
+	q, err := connect(ctx, addr, l.cfg.Identity.PeerClientTLS(key.proto.alpn(), key.node, l.cfg.Allow))
 	if err != nil {
 		l.met.dialsFailed.Inc()
 		return nil, fmt.Errorf("connect to %s at %s: %w", key, addr, connErr(err))
 	}
 	c := newConn(q, key.proto, true)
-	c.handshake = time.Since(began)
+	c.remote, c.handshake = addr, time.Since(began)
 	claims, ok := identity.PeerClaims(q.ConnectionState().TLS)
 	if !ok {
 		c.close(closeRefused, "no node certificate")

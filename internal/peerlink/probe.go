@@ -1,9 +1,12 @@
 package peerlink
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -105,8 +108,72 @@ func (p *prober) ask(ctx context.Context, addr netip.AddrPort) error {
 		addr, probeTries*probeWait, addr.Port())
 }
 
+// isStream reports whether a TCP connection begins with a probe, which it answers. If not, it returns the
+// connection from its beginning on.
+func (p *prober) isStream(c net.Conn) (net.Conn, bool, error) {
+	b := make([]byte, len(probeMark))
+	if _, err := io.ReadFull(c, b); err != nil {
+		return nil, false, err
+	}
+	if !isProbe(b) {
+		return &begun{Conn: c, head: b}, false, nil
+	}
+	b = append(b, make([]byte, probeSize-len(b))...)
+	if _, err := io.ReadFull(c, b[len(probeMark):]); err != nil {
+		return nil, true, err
+	}
+	if b[len(probeMark)] != probeAsk || !p.limit.Allow() {
+		return nil, true, nil
+	}
+	p.answered()
+	_, err := c.Write(encodeProbe(probeEcho, probeNonce(b[len(probeMark)+1:])))
+	return nil, true, err
+}
+
+// begun is a connection whose first bytes were read already.
+type begun struct {
+	net.Conn
+	head []byte
+}
+
+// Read implements net.Conn.
+func (c *begun) Read(b []byte) (int, error) {
+	if len(c.head) == 0 {
+		return c.Conn.Read(b)
+	}
+	n := copy(b, c.head)
+	c.head = c.head[n:]
+	return n, nil
+}
+
+// askStream is ask over TCP, where whoever answers is asked once.
+func askStream(ctx context.Context, addr netip.AddrPort) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTries*probeWait)
+	defer cancel()
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+	var nonce probeNonce
+	_, _ = rand.Read(nonce[:]) // never fails
+	if _, err := c.Write(encodeProbe(probeAsk, nonce)); err != nil {
+		return err
+	}
+	got := make([]byte, probeSize)
+	if _, err := io.ReadFull(c, got); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, encodeProbe(probeEcho, nonce)) {
+		return errors.New("what answers there is no node")
+	}
+	return nil
+}
+
 // Reach reports whether a Perigee socket answers at the address: a node's, or that of a joiner's
-// DialOn. It sends up to three small packets over three seconds and needs no connection. It does
+// DialOn. It sends up to three small packets over three seconds and needs no connection, and asks over TCP
+// meanwhile, if this node has that: an address that answers there only is reached, too. It does
 // not tell which node answers. Behind NAT, an address that this node talked to before may answer
 // although others can't reach it.
 func (l *Link) Reach(ctx context.Context, addr netip.AddrPort) error {
@@ -117,5 +184,17 @@ func (l *Link) Reach(ctx context.Context, addr netip.AddrPort) error {
 	defer cancel(nil)
 	stop := context.AfterFunc(l.life, func() { cancel(ErrClosed) })
 	defer stop()
-	return l.probes.ask(ctx, addr)
+	if l.cfg.TCP == nil {
+		return l.probes.ask(ctx, addr)
+	}
+	overTCP := make(chan error, 1)
+	go func() { overTCP <- askStream(ctx, addr) }()
+	err := l.probes.ask(ctx, addr)
+	if err == nil {
+		cancel(nil)
+	}
+	if terr := <-overTCP; err != nil && terr != nil {
+		return fmt.Errorf("%w; nor does TCP port %d answer: %w", err, addr.Port(), terr)
+	}
+	return nil
 }

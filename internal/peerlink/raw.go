@@ -35,6 +35,7 @@ func (l *Link) DialRaw(ctx context.Context, addr netip.AddrPort) (net.Conn, erro
 		b, at := beginFrame(nil, frameRaw)
 		b = quicvarint.Append(b, rawGossip)
 		endFrame(b, at)
+		l.watchSilence(c)
 		raw = &rawConn{st: st, conn: c}
 		if _, err := raw.st.Write(b); err != nil {
 			_ = raw.Close()
@@ -46,6 +47,18 @@ func (l *Link) DialRaw(ctx context.Context, addr netip.AddrPort) (net.Conn, erro
 		return nil, fmt.Errorf("open stream to %s: %w", addr, err)
 	}
 	return raw, nil
+}
+
+// watchSilence takes a connection out of use for what is new if the peer acknowledges nothing of it for as long
+// as a worker may be silent. The membership protocol opens a stream where packets got no answer: the next one
+// is to find another way.
+func (l *Link) watchSilence(c *conn) {
+	seen := c.packets()
+	time.AfterFunc(max(l.cfg.AcceptFloor, 3*c.rtt()), func() {
+		if c.packets() == seen {
+			c.retire()
+		}
+	})
 }
 
 // AcceptRaw returns the next stream that a node opened with DialRaw, and which node that is.

@@ -283,7 +283,7 @@ func TestSimJoinersLeave(t *testing.T) {
 			configB(c)
 			c.Join = http.HandlerFunc(stallUntilDone)
 		})
-		c, err := DialOn(t.Context(), joiner, b.Addr().String(), identity.JoinClientTLS(ALPNJoin, func(*x509.Certificate) error { return nil }))
+		c, err := DialOn(t.Context(), joiner, nil, b.Addr().String(), identity.JoinClientTLS(ALPNJoin, func(*x509.Certificate) error { return nil }))
 		if err != nil {
 			t.Fatal(err)
 		}
