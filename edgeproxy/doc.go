@@ -27,7 +27,7 @@
 // # Goroutines
 //
 // [Proxy.Run] owns the goroutines of the listeners, their connections and the certificate cache, and
-// returns when they have ended. [Proxy.ServeHTTP] starts one for a hedge (hedge.go), which has ended before it
+// returns when they have ended. A connection of HTTP/2 has one that sends (gather.go). [Proxy.ServeHTTP] starts one for a hedge (hedge.go), which has ended before it
 // returns; the hop handler starts none.
 //
 // # Hop metadata

@@ -68,15 +68,16 @@ func tollOf(r *http.Request) *toll {
 // tollConn is a connection of HTTP/2 whose client pays.
 type tollConn struct {
 	*tls.Conn
+	gather  *gather
 	toll    *toll
 	in, out frameWalk
 	ended   func() // called when the toll was not paid
 }
 
 // newTollConn is called before the client's preface is read.
-func newTollConn(c *tls.Conn, t *toll, ended func()) *tollConn {
+func newTollConn(c *tls.Conn, stall time.Duration, t *toll, ended func()) *tollConn {
 	t.init(time.Now())
-	return &tollConn{Conn: c, toll: t, in: frameWalk{skip: len(http2.ClientPreface)}, ended: ended}
+	return &tollConn{Conn: c, gather: newGather(c, stall), toll: t, in: frameWalk{skip: len(http2.ClientPreface)}, ended: ended}
 }
 
 // Read reads what the client sends, until it has not paid for it.
@@ -86,6 +87,7 @@ func (c *tollConn) Read(p []byte) (int, error) {
 	c.in.walk(p[:n], func(f http2.FrameHeader) { due += price(f) })
 	if due > 0 && !c.toll.pay(due) {
 		c.ended()
+		c.gather.fail(errToll)
 		return 0, errToll
 	}
 	return n, err
@@ -103,7 +105,16 @@ func (c *tollConn) Write(p []byte) (int, error) {
 		}
 	})
 	c.toll.refund(back)
-	return c.Conn.Write(p)
+	return c.gather.Write(p)
+}
+
+// SetWriteDeadline does nothing: gather has its own.
+func (c *tollConn) SetWriteDeadline(time.Time) error { return nil }
+
+// Close sends what was written, and ends the connection.
+func (c *tollConn) Close() error {
+	_ = c.gather.Close() // never fails
+	return c.Conn.Close()
 }
 
 // price is what reading a frame costs.
