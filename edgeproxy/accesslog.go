@@ -100,7 +100,7 @@ func (l *accessLog) visit(v *visit, took time.Duration) {
 		line.Client, line.Path = v.facts.client, bounded(r.URL.EscapedPath(), maxLogged)
 		line.Agent, line.Referer = bounded(r.Header.Get("User-Agent"), maxLogged), withoutQuery(r.Header.Get("Referer"))
 	}
-	if by, passed := passedFrom(r.Context()); passed {
+	if by, passed := sessionOf(r.Context()).passedFrom(); passed {
 		line.Via = by.ID
 	}
 	if r.TLS != nil {

@@ -16,11 +16,9 @@ type answer struct {
 	w    http.ResponseWriter
 	head bool // the request's method is HEAD
 
-	receipt func() string // asked when the head is written; "" = none
-	timing  func() string // like receipt
-	settled func()        // called when the head was written
-	stall   *stall
-	altSvc  string // "" = none
+	of     *visit
+	stall  *stall
+	altSvc string // "" = none
 
 	seen func(status int, h http.Header) // called with the writer's head before it is cleaned; nil = nobody wants it
 
@@ -86,10 +84,10 @@ func (a *answer) WriteHeader(status int) {
 		setOrDelete(h, "Trailer", allowedTrailers(announced))
 	}
 	a.encode(status, h)
-	if s := a.receipt(); s != "" {
+	if s := a.of.formatReceipt(); s != "" {
 		h[ReceiptHeader] = []string{s}
 	}
-	if s := a.timing(); s != "" {
+	if s := a.of.formatTiming(); s != "" {
 		h[headerTiming] = append(slices.Clip(h[headerTiming]), s)
 	}
 	if a.altSvc != "" {
@@ -104,7 +102,7 @@ func (a *answer) WriteHeader(status int) {
 	}
 	a.status = status
 	a.w.WriteHeader(status)
-	a.settled()
+	a.of.body.settled()
 }
 
 // switches reports whether a status says that the protocol changes as the client asked.
@@ -114,7 +112,7 @@ func (a *answer) switches(status int) bool {
 
 // changeProtocol writes the head of a response after which bytes go both ways.
 func (a *answer) changeProtocol(h http.Header) {
-	if s := a.receipt(); s != "" {
+	if s := a.of.formatReceipt(); s != "" {
 		h[ReceiptHeader] = []string{s}
 	}
 	u := a.up
@@ -135,7 +133,7 @@ func (a *answer) changeProtocol(h http.Header) {
 	}
 	u.tunnel.mu.Unlock()
 	a.tunnels.add(&u.tunnel)
-	a.settled()
+	a.of.body.settled()
 }
 
 // checkHead checks what net/http would send as it is, or panic about.
@@ -235,6 +233,9 @@ func (a *answer) flush() error {
 	}
 	return nil
 }
+
+// Report implements Reporter.
+func (a *answer) Report(r Result) { a.of.report(r) }
 
 // started reports whether the client may have seen something.
 func (a *answer) started() bool { return a.status != 0 }

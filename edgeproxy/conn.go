@@ -3,6 +3,7 @@ package edgeproxy
 import (
 	"context"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -32,7 +33,9 @@ type session struct {
 	end  func() // ends the connection, whatever is under way
 	gone *rate.Limiter
 	used atomic.Bool
-	toll toll // HTTP/2
+	toll toll      // HTTP/2
+	wait time.Time // HTTP/1: when the write deadline was moved; of the request under way
+	last atomic.Pointer[remote]
 
 	passed bool               // by another gateway, over the mesh
 	by     perigee.NodeClaims // which
@@ -45,27 +48,65 @@ func withSession(ctx context.Context, end func()) (context.Context, *session) {
 	return context.WithValue(ctx, sessionKey{}, s), s
 }
 
-// passedFrom returns the gateway that passed the connection of a request on to this one, if one did.
-func passedFrom(ctx context.Context) (by perigee.NodeClaims, passed bool) {
-	if s, ok := ctx.Value(sessionKey{}).(*session); ok {
-		return s.by, s.passed
-	}
-	return by, false
+// sessionOf returns the connection of a request; nil = not known, as in tests. The methods below may be called on
+// nil.
+func sessionOf(ctx context.Context) *session {
+	s, _ := ctx.Value(sessionKey{}).(*session)
+	return s
 }
 
-// firstOfSession reports whether this is the first request of its connection: what is said of the server as a
-// whole need not be said again.
-func firstOfSession(ctx context.Context) bool {
-	s, ok := ctx.Value(sessionKey{}).(*session)
-	return !ok || !s.used.Load() && s.used.CompareAndSwap(false, true)
+// remote is where a connection comes from.
+type remote struct {
+	said string     // as the server says it; "" = not from there
+	ip   netip.Addr // not valid = not known
+	text string     // of ip; "" = not known
+}
+
+// remote reads the address of a request, which is mostly that of the request before.
+func (s *session) remote(r *http.Request) *remote {
+	if s != nil {
+		if a := s.last.Load(); a != nil && a.said == r.RemoteAddr {
+			return a
+		}
+	}
+	a := &remote{said: r.RemoteAddr}
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		a.ip = at.Addr().Unmap().WithZone("")
+		a.text = a.ip.String()
+	}
+	if s != nil {
+		s.last.Store(a)
+	}
+	return a
+}
+
+// passedFrom returns the gateway that passed the connection on to this one, if one did.
+func (s *session) passedFrom() (by perigee.NodeClaims, passed bool) {
+	if s == nil {
+		return by, false
+	}
+	return s.by, s.passed
+}
+
+// first reports whether this is the first request: what is said of the server as a whole need not be said again.
+func (s *session) first() bool {
+	return s == nil || !s.used.Load() && s.used.CompareAndSwap(false, true)
 }
 
 // wasted is told of each request that its client gave up, and with goneMalformed of each that was refused for its
 // form.
-func wasted(ctx context.Context, n int) {
-	if s, ok := ctx.Value(sessionKey{}).(*session); ok && !s.gone.AllowN(time.Now(), n) {
+func (s *session) wasted(n int) {
+	if s != nil && !s.gone.AllowN(time.Now(), n) {
 		s.end()
 	}
+}
+
+// tollOf returns what the client of a request pays; nil = nothing.
+func (s *session) tollOf(r *http.Request) *toll {
+	if s == nil || r.ProtoMajor != 2 {
+		return nil
+	}
+	return &s.toll
 }
 
 // frontListener accepts the connections of clients over TCP: it counts them, and takes the address of

@@ -145,8 +145,7 @@ func (f *fetch) begin(of *visit, q *question) {
 		view: of.view, fn: of.fn, rollout: of.rollout, steer: of.steer, level: ReceiptOff,
 	}
 	v.receipt = Receipt{Entry: of.receipt.Entry, Reason: ReasonRefused, ID: of.facts.id}
-	nothing := func() string { return "" }
-	v.answer = answer{w: f, receipt: nothing, timing: nothing, settled: func() {}, stall: &v.stall, metrics: p.metrics, seen: f.see}
+	v.answer = answer{w: f, of: v, stall: &v.stall, metrics: p.metrics, seen: f.see}
 	f.visit = v
 	leave := p.fetches.leave
 	if !p.fetches.enter() { // at the very end of the process

@@ -23,14 +23,13 @@ func (v *visit) forward(ctx context.Context) error {
 	v.route.asked()
 	demand := v.demand()
 	excluded := false // a node refused by a hard rule
-	var room [maxTries]placement.Candidate
 	var lost error
 	for {
 		now := time.Now()
 		chance := rand.Float64()
-		candidates := room[:0]
+		candidates := v.room[:0]
 		if demand.Tried == nil {
-			candidates = room[:v.choose(now, chance, room[:])]
+			candidates = v.room[:v.choose(now, chance, v.room[:])]
 		}
 		if len(candidates) == 0 {
 			d := placement.Route(demand, v.view, func(id perigee.NodeID) placement.Fact { return v.fact(id, now) }, now, chance)
@@ -178,15 +177,6 @@ func (v *visit) unexpect() {
 	v.where = ranNowhere
 }
 
-// localAnswer is the response writer that Local gets.
-type localAnswer struct {
-	*answer
-	report func(Result)
-}
-
-// Report implements Reporter.
-func (a localAnswer) Report(r Result) { a.report(r) }
-
 // runHere runs the function on this node.
 func (v *visit) runHere(ctx context.Context, c *placement.Candidate) error {
 	v.expect(c)
@@ -203,7 +193,7 @@ func (v *visit) runHere(ctx context.Context, c *placement.Candidate) error {
 	out.Body = view
 	v.facts.dress(out.Header, v.proxy.cfg.Region, v.in.Host)
 	span := v.child("run", SpanInternal, out.Header)
-	result, err := v.proxy.cfg.Local.Invoke(ctx, v.fn, v.revision(c.Node), localAnswer{&v.answer, v.report}, out)
+	result, err := v.proxy.cfg.Local.Invoke(ctx, v.fn, v.revision(c.Node), &v.answer, out)
 	v.endChild(span, c.Node, err)
 	var hop *perigee.HopError
 	if errors.As(err, &hop) {

@@ -312,7 +312,7 @@ func TestHalfOpen(t *testing.T) {
 			t.Error("two try it")
 		}
 		v := &visit{proxy: p, view: p.cfg.View(), fn: p.cfg.View().Desired.Functions["hello"], in: request("GET", "/", nil), route: &route{}}
-		v.answer = answer{w: httptest.NewRecorder(), receipt: v.formatReceipt, timing: v.formatTiming, settled: v.settled, stall: &v.stall}
+		v.answer = answer{w: httptest.NewRecorder(), of: v, stall: &v.stall}
 		v.out = v.in
 		list := []placement.Candidate{{Node: "lhr-1", Reason: "nearest-warm"}, {Node: "fra-1", Warm: true}}
 		if node, err := v.tryFirst(t.Context(), list, now); node != "fra-1" || err != nil || v.receipt.Reason != "next-candidate" {

@@ -17,7 +17,7 @@ type pieces struct {
 	next chan string
 }
 
-func (p pieces) Write(b []byte) (int, error)     { p.next <- string(b); return len(b), nil }
+func (p pieces) Write(b []byte) (int, error)      { p.next <- string(b); return len(b), nil }
 func (p pieces) SetWriteDeadline(time.Time) error { return nil }
 
 // TestGather writes while a piece is on its way: what was written then is the next one.

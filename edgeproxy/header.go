@@ -83,7 +83,7 @@ func tooManyFields(h http.Header) bool {
 
 // fromClient returns the fields of a client's request that go on. The values are shared.
 func fromClient(h http.Header) http.Header {
-	out := make(http.Header, len(h)+8)
+	out := make(http.Header, len(h)+6) // dress adds as many, mostly
 	for name, values := range h {
 		if name != "" && !dropFromClient(name) {
 			out[name] = values

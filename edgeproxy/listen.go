@@ -74,7 +74,7 @@ func (p *Proxy) takeToll(server *http.Server) {
 	}
 	server.TLSNextProto["h2"] = func(s *http.Server, c *tls.Conn, h http.Handler) {
 		ctx := h.(interface{ BaseContext() context.Context }).BaseContext() // as x/net's own function does
-		paying := newTollConn(c, p.cfg.StallTimeout, &ctx.Value(sessionKey{}).(*session).toll, p.metrics.flooded.Inc)
+		paying := newTollConn(c, p.cfg.StallTimeout, &sessionOf(ctx).toll, p.metrics.flooded.Inc)
 		//lint:ignore SA1019 as above
 		h2.ServeConn(paying, &http2.ServeConnOpts{Context: ctx, Handler: h, BaseConfig: s})
 	}

@@ -24,14 +24,16 @@ import (
 
 // visit is one request of a client from its head to the end of its response.
 type visit struct {
-	proxy *Proxy
-	began time.Time
-	in    *http.Request // as it came; not changed
-	out   *http.Request // as it goes on; nil until it is known where to
-	facts facts
-	trace trace
-	host  string // canonical
-	outer string // the residency that keeps what clients say from this node; "" = none does
+	proxy   *Proxy
+	session *session // nil = not known
+	began   time.Time
+	in      *http.Request // as it came; not changed
+	out     *http.Request // as it goes on; nil until it is known where to
+	own     http.Request  // is out
+	facts   facts
+	trace   trace
+	host    string // canonical
+	outer   string // the residency that keeps what clients say from this node; "" = none does
 
 	view    *perigee.View
 	fn      *perigee.Function  // nil = not known
@@ -51,9 +53,10 @@ type visit struct {
 	level   string // of the receipt
 	where   int
 	tries   int
-	busy    *perigee.HopError // the last refusal of a node that was overloaded
-	owed    bool              // the receipt in the head is not the last word
-	err     error             // why there was no response of a guest; nil if there was
+	room    [maxTries]placement.Candidate // of forward
+	busy    *perigee.HopError             // the last refusal of a node that was overloaded
+	owed    bool                          // the receipt in the head is not the last word
+	err     error                         // why there was no response of a guest; nil if there was
 }
 
 // ServeHTTP answers a client. It panics with http.ErrAbortHandler to cut off a response that can't
@@ -61,22 +64,20 @@ type visit struct {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	growStack(false)
 	r, up := upgradeOf(w, r)
-	v := &visit{proxy: p, began: time.Now(), in: r, up: up, level: p.cfg.Receipt, view: p.cfg.View()}
+	v := &visit{proxy: p, session: sessionOf(r.Context()), began: time.Now(), in: r, up: up, level: p.cfg.Receipt, view: p.cfg.View()}
 	v.facts = facts{id: newID(), entryRegion: p.cfg.Region, version: r.Proto}
-	client, proto := p.clientOf(r)
-	if v.facts.proto = proto; client.IsValid() {
-		v.facts.client = client.String()
-	}
+	client, proto := p.clientOf(r, v.session)
+	v.facts.client, v.facts.proto = client.text, proto
 	near := p.cfg.Region
-	by, passed := passedFrom(r.Context())
+	by, passed := v.session.passedFrom()
 	if passed {
 		near = by.Region
 	}
-	v.facts.country, v.facts.region = p.placeOf(client, near, v.view.Desired.Regions)
+	v.facts.country, v.facts.region = p.placeOf(client.ip, near, v.view.Desired.Regions)
 	v.receipt = Receipt{Via: by.Region, Entry: p.cfg.Region, Reason: ReasonRefused, ID: v.facts.id}
-	v.stall.init(w, r.ProtoMajor, p.cfg.StallTimeout)
-	v.answer = answer{w: w, head: r.Method == http.MethodHead, receipt: v.formatReceipt, timing: v.formatTiming, settled: v.settled, stall: &v.stall, encoders: p.encoders, asked: r.Header, metrics: p.metrics}
-	if r.TLS != nil && r.ProtoMajor < 3 && p.altSvc != "" && !passed && !p.draining.Load() && firstOfSession(r.Context()) {
+	v.stall.init(w, r.ProtoMajor, p.cfg.StallTimeout, v.session)
+	v.answer = answer{w: w, head: r.Method == http.MethodHead, of: v, stall: &v.stall, encoders: p.encoders, asked: r.Header, metrics: p.metrics}
+	if r.TLS != nil && r.ProtoMajor < 3 && p.altSvc != "" && !passed && !p.draining.Load() && v.session.first() {
 		v.answer.altSvc = p.altSvc
 	}
 	v.answer.last = r.ProtoMajor == 1 && p.draining.Load()
@@ -86,19 +87,19 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
 		v.body = newBody(r, &v.stall, p.cfg.MinBodyRate)
-		v.body.toll = tollOf(r)
+		v.body.toll = v.session.tollOf(r)
 		if d, ok := w.(interface{ EnableFullDuplex() error }); ok {
 			v.unread = r.ProtoMajor == 1
 			_ = d.EnableFullDuplex() // HTTP/1 only; elsewhere it is so anyway
 		}
 	}
 	if up != nil {
-		up.limit, up.toll = p.cfg.IdleTimeout, tollOf(r)
+		up.limit, up.toll = p.cfg.IdleTimeout, v.session.tollOf(r)
 		v.answer.up, v.answer.tunnels = up, &p.tunnels
 	}
 	p.metrics.inFlight.Inc()
 	defer v.end()
-	v.answerClient(w, client)
+	v.answerClient(w, client.ip)
 	v.leaveBody(w)
 }
 
@@ -126,7 +127,7 @@ func (v *visit) answerClient(w http.ResponseWriter, client netip.Addr) {
 	}
 	if pr := v.receive(); pr != nil {
 		if pr.malformed() {
-			defer wasted(r.Context(), goneMalformed)
+			defer v.session.wasted(goneMalformed)
 		}
 		v.refuse(pr)
 		return
@@ -270,7 +271,10 @@ func (v *visit) serve(w http.ResponseWriter) {
 		v.refuse(pr)
 		return
 	}
-	v.out = r.WithContext(ctx)
+	if v.own = *r; ctx != r.Context() {
+		v.own = *r.WithContext(ctx)
+	}
+	v.out = &v.own
 	v.out.Header = fromClient(r.Header)
 	if v.trace != (trace{}) {
 		v.trace.put(v.out.Header)
@@ -365,8 +369,6 @@ func (v *visit) formatReceipt() string {
 	return v.receipt.Format(v.level)
 }
 
-func (v *visit) settled() { v.body.settled() }
-
 // leaveBody ends what is left unread of a body over HTTP/1, which is in the way of the connection's next
 // request. net/http would read it after the response, start to watch the connection at its end, and take
 // that for an error when it reads the next request; and were the rest late, it would take it for that request.
@@ -405,7 +407,7 @@ func (v *visit) end() {
 	}
 	p.metrics.inFlight.Dec()
 	if v.in.ProtoMajor > 1 && v.in.Context().Err() != nil {
-		wasted(v.in.Context(), 1)
+		v.session.wasted(1)
 	}
 	p.metrics.request(v.answer.status, v.receipt.Start, v.where, took)
 	if v.cached != "" {
@@ -445,22 +447,20 @@ func newID() string {
 	return hex.EncodeToString(raw[:])
 }
 
-// clientOf returns the IP address of a request's client, not valid if it has none, and the scheme that
-// the client used.
-func (p *Proxy) clientOf(r *http.Request) (ip netip.Addr, proto string) {
+// clientOf returns the client of a request, and the scheme that it used.
+func (p *Proxy) clientOf(r *http.Request, s *session) (_ *remote, proto string) {
 	proto = "http"
 	if r.TLS != nil {
 		proto = "https"
 	}
-	remote, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}, proto
-	}
-	a := remote.Addr().Unmap().WithZone("")
-	if within(p.cfg.Trusted, a) {
-		said := ""
-		if a, said = forwarded(r.Header, a, p.cfg.Trusted); said != "" {
+	a := s.remote(r)
+	if within(p.cfg.Trusted, a.ip) {
+		ip, said := forwarded(r.Header, a.ip, p.cfg.Trusted)
+		if said != "" {
 			proto = said
+		}
+		if a = (&remote{ip: ip}); ip.IsValid() {
+			a.text = ip.String()
 		}
 	}
 	return a, proto

@@ -30,8 +30,11 @@ type stall struct {
 	read  interface{ SetReadDeadline(time.Time) error }
 	write interface{ SetWriteDeadline(time.Time) error }
 
-	armedWrite time.Time // of one goroutine, the one that writes the response; zero = not armed
-	held       int       // bytes written since the last flush
+	// armedWrite says when the write deadline was moved; zero = it is not armed. It is of one goroutine, the one that
+	// writes the response, and over HTTP/1 the connection's: the next request finds it where this one left it.
+	armedWrite *time.Time
+	ownWrite   time.Time
+	held       int // bytes written since the last flush
 
 	mu        sync.Mutex // guards the read side: bodies are read by whoever sends them on
 	armedRead time.Time
@@ -39,8 +42,11 @@ type stall struct {
 	over      bool
 }
 
-func (s *stall) init(w http.ResponseWriter, protoMajor int, limit time.Duration) {
-	s.limit, s.h1 = limit, protoMajor == 1
+func (s *stall) init(w http.ResponseWriter, protoMajor int, limit time.Duration, of *session) {
+	s.limit, s.h1, s.armedWrite = limit, protoMajor == 1, &s.ownWrite
+	if s.h1 && of != nil {
+		s.armedWrite = &of.wait
+	}
 	s.read, _ = w.(interface{ SetReadDeadline(time.Time) error })
 	s.write, _ = w.(interface{ SetWriteDeadline(time.Time) error })
 }
@@ -58,7 +64,7 @@ func (s *stall) afterWrite(flushed bool) {
 		s.held = 0
 	}
 	if !s.h1 && s.write != nil && !s.armedWrite.IsZero() {
-		s.armedWrite = time.Time{}
+		*s.armedWrite = time.Time{}
 		_ = s.write.SetWriteDeadline(time.Time{}) // never fails
 	}
 }
@@ -69,8 +75,8 @@ func (s *stall) armWrite() {
 	if s.write == nil {
 		return
 	}
-	if now := time.Now(); now.Sub(s.armedWrite) > s.limit/4 {
-		s.armedWrite = now
+	if now := time.Now(); now.Sub(*s.armedWrite) > s.limit/4 {
+		*s.armedWrite = now
 		_ = s.write.SetWriteDeadline(now.Add(s.limit)) // fails on closed connections, where Write will
 	}
 }

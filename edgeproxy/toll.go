@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
-	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -55,14 +54,6 @@ func (t *toll) refund(n int) {
 	if t != nil && n > 0 && t.left.Load() < tollMost {
 		t.left.Add(int64(n))
 	}
-}
-
-// tollOf returns what the client of a request pays; nil = nothing.
-func tollOf(r *http.Request) *toll {
-	if s, ok := r.Context().Value(sessionKey{}).(*session); ok && r.ProtoMajor == 2 {
-		return &s.toll
-	}
-	return nil
 }
 
 // tollConn is a connection of HTTP/2 whose client pays.

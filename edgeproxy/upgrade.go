@@ -49,6 +49,9 @@ const headWait = time.Minute
 // upgradeOf reads a client's wish to change the protocol. It returns the request in the one form, and nil if
 // there is no such wish, or none that can be fulfilled: servers may ignore it.
 func upgradeOf(w http.ResponseWriter, r *http.Request) (*http.Request, *upgrade) {
+	if r.Method != http.MethodConnect && (r.Method != http.MethodGet || r.ProtoMajor != 1 || len(r.Header["Upgrade"]) == 0) {
+		return r, nil
+	}
 	u := &upgrade{opened: make(chan struct{}), over: make(chan struct{})}
 	protocol := r.Header.Get("Upgrade")
 	switch {
@@ -56,7 +59,7 @@ func upgradeOf(w http.ResponseWriter, r *http.Request) (*http.Request, *upgrade)
 		protocol = r.Header[headerProtocol][0]
 	case r.Method == http.MethodConnect && r.ProtoMajor == 3:
 		protocol = r.Proto // quic-go has it there
-	case r.Method == http.MethodGet && r.ProtoAtLeast(1, 1) && r.ProtoMajor == 1 && hasElement(r.Header["Connection"], "upgrade") && r.ContentLength == 0:
+	case r.ProtoMajor == 1 && r.ProtoMinor > 0 && hasElement(r.Header["Connection"], "upgrade") && r.ContentLength == 0:
 		_, ok := w.(http.Hijacker)
 		u.key = r.Header.Get("Sec-Websocket-Key")
 		if raw, err := base64.StdEncoding.DecodeString(u.key); !ok || err != nil || len(raw) != 16 {
