@@ -24,6 +24,7 @@ var ours = []struct {
 	{"internal/record", []string{"", "internal/digest"}, "the one codec; what records mean is gossip's business"},
 	{"internal/strict", nil, "decodes TOML for manifests and settings"},
 	{"internal/mutant", nil, "runs tests of other packages; for tests only"},
+	{"internal/heap", nil, "how often garbage is collected; knows no nodes"},
 	{"internal/handover", nil, "starts the next process; knows nothing of nodes"},
 	{"internal/vfs", nil, "files that survive; what is in them is for their owners"},
 	{"internal/wan", []string{""}, "distances know regions, not nodes"},
@@ -45,7 +46,7 @@ var ours = []struct {
 	{"node", []string{"", "configs", "edgeproxy/acme", "gossip", "placement", "runtime", "edgeproxy", "edgeproxy/dns", "edgeproxy/gateways", "edgeproxy/geo", "edgeproxy/measured", "edgeproxy/otlp", "usage", "internal/backup", "internal/bundle", "internal/digest", "internal/egress", "internal/handover", "internal/identity", "internal/origin", "internal/peerlink", "internal/record", "internal/swarm", "internal/vfs"}, "wires one machine"},
 	{"internal/fleet", []string{"", "node", "internal/wan", "internal/record", "internal/bundle"}, "several nodes in one process, for `perigee dev` and tests"},
 	{"internal/sim", []string{"", "edgeproxy", "gossip", "placement", "runtime/overload", "internal/wan", "internal/record", "internal/identity"}, "the pure cores in simulated worlds; for tests and figures only"},
-	{"cmd/perigee", []string{"", "edgeproxy/acme", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/handover", "internal/identity", "internal/record", "internal/fleet", "internal/origin", "internal/strict", "edgeproxy"}, "the CLI: asks nodes, signs records"},
+	{"cmd/perigee", []string{"", "edgeproxy/acme", "node", "runtime", "placement", "configs", "internal/bundle", "internal/digest", "internal/handover", "internal/heap", "internal/identity", "internal/record", "internal/fleet", "internal/origin", "internal/strict", "edgeproxy"}, "the CLI: asks nodes, signs records"},
 	{"internal/poison", []string{"", "node", "placement", "internal/bundle", "internal/record", "internal/wasmbin/wasmtest"}, "a cluster of processes and a revision that kills them; prints a figure"},
 	{"internal/survive", []string{"", "gossip", "node", "usage", "internal/wasmbin/wasmtest", "internal/bundle", "internal/digest", "internal/identity", "internal/record", "internal/vfs", "internal/vfs/simdisk"}, "breaks what keeps things; for tests and measurements"},
 }

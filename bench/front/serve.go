@@ -19,6 +19,7 @@ import (
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/edgeproxy"
+	"github.com/perigee-edge/perigee/internal/heap"
 )
 
 // beServer answers every request with the text: by Perigee's front without a function, or by a bare
@@ -41,6 +42,7 @@ func beServer(kind, addr, dir string) error {
 		}
 		return s.ListenAndServeTLS("", "")
 	}
+	heap.Settle() // as `perigee node run` does
 	view := world()
 	tcp, err := net.Listen("tcp", addr)
 	if err != nil {

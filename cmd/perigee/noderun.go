@@ -20,6 +20,7 @@ import (
 	"github.com/perigee-edge/perigee/configs"
 	"github.com/perigee-edge/perigee/edgeproxy/acme"
 	"github.com/perigee-edge/perigee/internal/handover"
+	"github.com/perigee-edge/perigee/internal/heap"
 	"github.com/perigee-edge/perigee/internal/identity"
 	"github.com/perigee-edge/perigee/internal/record"
 	"github.com/perigee-edge/perigee/node"
@@ -56,6 +57,7 @@ func newNodeRun(t *target) *cobra.Command {
 			if check {
 				return r.check(t, cmd)
 			}
+			heap.Settle()
 			if err := r.inherit(); err != nil {
 				return err
 			}
