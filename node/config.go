@@ -68,7 +68,6 @@ type Config struct {
 	Predecessor *handover.Predecessor // the process to take over from; nil = none
 
 	Socket  net.PacketConn // mesh socket made by the caller instead of Listen; the node closes it, also when New fails
-	MeshTCP net.Listener   // listener made by the caller with ListenMeshTCP; likewise
 	OnHTTPS net.Listener   // listener made by the caller instead of HTTPS; likewise
 	OnHTTP  net.Listener   // listener made by the caller instead of HTTP; likewise
 	OnHTTP3 net.PacketConn // socket made by the caller for HTTP/3; likewise

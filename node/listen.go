@@ -47,13 +47,6 @@ func (n *Node) listen() (err error) {
 			return err
 		}
 	}
-	if n.cfg.MeshTCP == nil {
-		var terr error // most clusters do without
-		if n.cfg.MeshTCP, terr = ListenMeshTCP(n.cfg.Socket); terr != nil {
-			n.noTCP = terr.Error()
-			n.log.Warn("peers that UDP does not reach are not reached", "err", terr)
-		}
-	}
 	if n.admin, err = listenSocket(n.cfg.AdminSocket); err != nil {
 		return err
 	}
@@ -67,6 +60,12 @@ func (n *Node) listen() (err error) {
 		}
 		if *l.on, err = net.Listen("tcp", l.addr); err != nil {
 			return fmt.Errorf("listen on %s (%s in node.toml): %w", l.addr, l.key, hint(err))
+		}
+	}
+	if n.meshTCP == nil { // last, since most clusters do without, and others may have that port by the settings
+		if n.meshTCP, err = ListenMeshTCP(n.cfg.Socket); err != nil {
+			n.noTCP = err.Error()
+			n.log.Info("the mesh has no TCP port: peers that UDP does not reach are not reached", "err", err)
 		}
 	}
 	if n.cfg.DisableHTTP3 || n.cfg.OnHTTPS == nil || n.cfg.OnHTTP3 != nil {

@@ -66,7 +66,8 @@ type Node struct {
 	disk     *disk
 
 	link     *peerlink.Link
-	noTCP    string // why the mesh has no TCP port; "" = it has one, or is not to
+	meshTCP  net.Listener // the mesh port over TCP; nil = none
+	noTCP    string       // why there is none; "" = there is one, or is not to be
 	standing *standing
 	gossip   *gossip.Gossip
 	runtime  *runtime.Runtime
@@ -223,7 +224,7 @@ func (n *Node) wireMesh(files vfs.FS, control http.Handler, join *joinServer) er
 	// Derived from the key, it lets peers notice at once that a node which died is back.
 	reset := [32]byte(digest.Sum(append([]byte("perigee stateless reset v1\x00"), n.m.identity.Key().Seed()...)))
 	n.link, err = peerlink.New(peerlink.Config{
-		Socket: n.cfg.Socket, TCP: n.cfg.MeshTCP, Identity: n.m.identity, Allow: n.allow, Addr: n.addr,
+		Socket: n.cfg.Socket, TCP: n.meshTCP, Identity: n.m.identity, Allow: n.allow, Addr: n.addr,
 		Hops:    http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.proxy.HopHandler().ServeHTTP(w, r) }),
 		Control: n.unlessFrozen(control), Join: n.unlessFrozen(join.handler()), Admin: n.unlessFrozen(n.meshAdmin()), Mark: n.mark,
 		DialTimeout: dialTimeout, StatelessResetKey: &reset, Logger: n.log, Metrics: peerlink.NewMetrics(n.registry),
@@ -388,7 +389,7 @@ func (n *Node) Close() {
 				n.log.Warn("close the usage file", "err", err)
 			}
 		}
-		for _, l := range []net.Listener{n.admin, n.health, n.cfg.MeshTCP, n.cfg.OnHTTPS, n.cfg.OnHTTP} {
+		for _, l := range []net.Listener{n.admin, n.health, n.meshTCP, n.cfg.OnHTTPS, n.cfg.OnHTTP} {
 			if l != nil {
 				l.Close()
 			}

@@ -303,7 +303,7 @@ func (n *Node) named(key, addr string) string { return key + " " + addr }
 
 func (n *Node) handedOn() []handedOnSocket {
 	return []handedOnSocket{
-		{n.named(socketTCP, n.cfg.Listen), n.cfg.MeshTCP, &n.cfg.MeshTCP},
+		{n.named(socketTCP, n.cfg.Listen), n.meshTCP, &n.meshTCP},
 		{n.named(socketHTTPS, n.cfg.HTTPS), n.cfg.OnHTTPS, &n.cfg.OnHTTPS},
 		{n.named(socketHTTP, n.cfg.HTTP), n.cfg.OnHTTP, &n.cfg.OnHTTP},
 		{n.named(socketHealth, n.cfg.Admin), n.health, &n.health},

@@ -98,7 +98,6 @@ type runner struct {
 	log    *slog.Logger
 
 	socket net.PacketConn
-	tcp    net.Listener          // of the same port; nil = it is taken, or the node opens it
 	before *handover.Predecessor // the process to take over from; nil = none
 }
 
@@ -139,10 +138,13 @@ func (r *runner) open(ctx context.Context, join string) (err error) {
 	if err := r.portsFree(); err != nil {
 		return err
 	}
-	if r.tcp, err = node.ListenMeshTCP(r.socket); err != nil {
-		r.log.Warn("the join goes over UDP only", "err", err)
+	tcp, terr := node.ListenMeshTCP(r.socket)
+	if terr != nil {
+		r.log.Info("the join goes over UDP only", "err", terr)
+	} else if tcp != nil {
+		defer tcp.Close() // the node opens it anew, after what its settings name
 	}
-	claims, err := node.Join(ctx, node.JoinConfig{Dir: r.dir(), Token: token, ID: perigee.NodeID(r.cfg.ID), Socket: r.socket, TCP: r.tcp, Advertise: r.cfg.Advertise})
+	claims, err := node.Join(ctx, node.JoinConfig{Dir: r.dir(), Token: token, ID: perigee.NodeID(r.cfg.ID), Socket: r.socket, TCP: tcp, Advertise: r.cfg.Advertise})
 	if err != nil {
 		return err
 	}
@@ -208,9 +210,6 @@ func (r *runner) close() {
 	if r.socket != nil {
 		r.socket.Close()
 	}
-	if r.tcp != nil {
-		r.tcp.Close()
-	}
 }
 
 func (r *runner) run(ctx context.Context) error {
@@ -238,7 +237,7 @@ func (r *runner) run(ctx context.Context) error {
 	n, err := node.New(node.Config{
 		Command: node.Command(), Predecessor: r.before,
 		ACME: ca, AccessLog: access.Writer,
-		Dir: r.dir(), Socket: r.socket, MeshTCP: r.tcp, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
+		Dir: r.dir(), Socket: r.socket, Advertise: r.cfg.Advertise, HTTPS: r.cfg.HTTPS, HTTP: r.cfg.HTTP, Admin: r.cfg.AdminHTTP,
 		AdminSocket: node.SocketPath(socketOf(r.path, r.cfg)), Admit: admit, MemoryBudget: r.cfg.Memory, MaxResponse: r.cfg.MaxResponse,
 		DiskReserve: r.cfg.DiskReserve, Trial: time.Duration(r.cfg.TrialTime), DrainTimeout: time.Duration(r.cfg.DrainTimeout), OutboundAllow: r.cfg.OutboundAllow, OutboundDeny: r.cfg.OutboundDeny,
 		GeoDatabases: besideAll(r.path, r.cfg.GeoDatabases), DNS: r.cfg.DNS, DNSZones: r.cfg.DNSZones, DNSServers: r.cfg.DNSServers,

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -229,6 +230,8 @@ func TestTunnelMoved(t *testing.T) {
 	m := newMesh(t)
 	a, fence, _ := m.fenced("a", func(c *Config) { c.RetryUDP = time.Hour })
 	goOn := make(chan struct{})
+	end := sync.OnceFunc(func() { close(goOn) })
+	defer end()
 	old, _, _ := m.fenced("b", func(c *Config) {
 		c.Hops = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).Flush()
@@ -255,7 +258,7 @@ func TestTunnelMoved(t *testing.T) {
 	if _, got := hopOK(t, a, "b", request(t, "GET", "http://f/", "")); got != "new" {
 		t.Errorf("a new request is answered by %q", got)
 	}
-	close(goOn)
+	end()
 	if got := readBody(t, resp); got != "old" {
 		t.Errorf("the request that ran is answered by %q", got)
 	}
