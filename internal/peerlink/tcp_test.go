@@ -241,8 +241,9 @@ func TestPathHold(t *testing.T) {
 	if _, tcp := p.tunnel(addr); tcp {
 		t.Error("still over TCP")
 	}
-	p.blocked(addr, tun, now.Add(calm-time.Second))
-	if d := hold(); d < calm { // counted from before it was calm
+	now = now.Add(calm - time.Second)
+	p.blocked(addr, tun, now)
+	if d := hold(); d != maxHold {
 		t.Errorf("UDP that came for a moment is tried again after %v", d)
 	}
 	p.open(addr, now)
