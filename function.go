@@ -64,6 +64,18 @@ const (
 	CookiesPass   = "pass"   // it is a field like any other
 )
 
+// MaxPurges is how many purges of a function stay known, the latest. A gateway that may have missed some drops
+// all that it has stored of the function.
+const MaxPurges = 256
+
+// Purge is a wish that stored responses are not used any more.
+type Purge struct {
+	PurgeMatch
+	ID      Digest    `json:"id"` // of its record
+	Author  KeyID     `json:"author"`
+	Created time.Time `json:"created"`
+}
+
 // PurgeMatch says which stored responses are not to be used any more: those for which all that is set fits.
 type PurgeMatch struct {
 	Function string `json:"function,omitempty"`

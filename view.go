@@ -24,6 +24,7 @@ type Desired struct {
 	Revoked   map[NodeID]bool
 	Web       map[WebName]*WebEntry         // what nodes share to answer HTTPS
 	Secrets   map[string]map[string]*Secret // by function, whether or not it exists, and name
+	Purges    map[string][]*Purge           // by function, "" = all, the oldest first; at most MaxPurges each
 	Digest    Digest                        // of the set of records; equal on nodes that hold the same
 
 	routes map[string][]routeEntry // by host, longest path first

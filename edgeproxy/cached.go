@@ -27,6 +27,10 @@ type cached struct {
 
 	mu      sync.Mutex // guards the rest
 	fetches map[fetchKey]*fetch
+
+	follows atomic.Pointer[perigee.Desired] // what was obeyed last; nil = nothing yet
+	obeying sync.Mutex                      // held while it changes; guards obeyed
+	obeyed  map[perigee.Digest]bool         // purges
 }
 
 func newCached(size int64) *cached {
@@ -72,6 +76,7 @@ func isConditional(h http.Header) bool {
 
 // throughCache answers with what is stored, or has the function asked. It returns what forward does.
 func (v *visit) throughCache(ctx context.Context) error {
+	v.proxy.ObeyPurges()
 	q := v.question()
 	if why := v.bypass(q); why != "" {
 		return v.around(ctx, cacheBypass, cache.Status{Forward: "bypass", Detail: why})

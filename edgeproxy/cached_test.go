@@ -77,8 +77,12 @@ func cachedProxy(t testing.TB, rules perigee.Cache, head ...string) (*Proxy, *sc
 func fetched(p *Proxy, method, target string, fields ...string) *httptest.ResponseRecorder {
 	r := request(method, target, nil)
 	for i := 0; i < len(fields); i += 2 {
-		if fields[i] == "Host" {
+		switch fields[i] {
+		case "Host":
 			r.Host = fields[i+1]
+			continue
+		case "address":
+			r.RemoteAddr = fields[i+1]
 			continue
 		}
 		r.Header.Add(fields[i], fields[i+1])
@@ -199,6 +203,7 @@ func TestCachePoisoning(t *testing.T) {
 		{"a field", perigee.Cache{}, "/", []string{"X-Evil", "1"}},
 		{"a URL in a field", perigee.Cache{}, "/", []string{"X-Original-Url", "/admin"}},
 		{"an agent", perigee.Cache{}, "/", []string{"User-Agent", "<script>"}},
+		{"an address", perigee.Cache{}, "/", []string{"address", "192.0.2.66:6"}},
 		{"a port", perigee.Cache{}, "/", []string{"Host", testHost + ":1337"}},
 		{"a trace", perigee.Cache{}, "/", []string{"Tracestate", "a=evil", "Traceparent", "00-0123456789abcdef0123456789abcdef-0123456789abcdef-00"}},
 		{"a cookie that is taken away", perigee.Cache{Cookies: perigee.CookiesStrip}, "/", []string{"Cookie", "a=evil"}},

@@ -26,7 +26,7 @@ func mayWrite(a author, k record.Kind) bool {
 	switch k {
 	case record.KindToken, record.KindRevoke, record.KindRegion:
 		return a == operator
-	case record.KindRevision, record.KindPointer, record.KindSecret:
+	case record.KindRevision, record.KindPointer, record.KindSecret, record.KindPurge:
 		return a == operator || a == deployer
 	case record.KindRedeem:
 		return a == signer
@@ -387,6 +387,12 @@ func (g grant) covers(e *entry) *RefusedError {
 	case *record.Pointer:
 		return g.coversFunction(e.rec.Key, body.Function)
 	case *record.Secret:
+		return g.coversFunction(e.rec.Key, body.Function)
+	case *record.Purge:
+		if body.Function == "" && len(g.scope.Functions) > 0 {
+			return refuse(RuleScope, "key %s may purge only responses of functions matching %s: name one with --function, or ask an operator for a wider token",
+				e.rec.Key, listText(g.scope.Functions))
+		}
 		return g.coversFunction(e.rec.Key, body.Function)
 	}
 	return refuse(RuleRight, "key %s may not write %s records", e.rec.Key, e.rec.Kind)

@@ -104,6 +104,12 @@ func TestRights(t *testing.T) {
 			"", "", "", "", "not admitted: author", "not admitted: author"},
 		{"secret of another function", with(&record.Secret{Function: "other", Name: "KEY"}),
 			"", "", "", "not admitted: scope", "not admitted: author", "not admitted: author"},
+		{"purge in the narrow scope", with(&record.Purge{PurgeMatch: perigee.PurgeMatch{Function: "hello-a", Tag: "t"}}),
+			"", "", "", "", "not admitted: author", "not admitted: author"},
+		{"purge of another function", with(&record.Purge{PurgeMatch: perigee.PurgeMatch{Function: "other"}}),
+			"", "", "", "not admitted: scope", "not admitted: author", "not admitted: author"},
+		{"purge of all functions", with(&record.Purge{PurgeMatch: perigee.PurgeMatch{Host: "a.hello.com"}}),
+			"", "", "", "not admitted: scope", "not admitted: author", "not admitted: author"},
 		{"pointer of another function", with(&record.Pointer{Function: "other"}),
 			"", "", "", "not admitted: scope", "not admitted: author", "not admitted: author"},
 	}

@@ -12,7 +12,7 @@ func (c *Core) worth(entries []*entry) (list []*entry) {
 	if len(entries) == 0 {
 		return nil
 	}
-	some := &set{history: c.set.history, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, secrets: map[string][]*entry{}, web: map[perigee.WebName][]*entry{}}
+	some := &set{history: c.set.history, lately: c.set.lately, purges: map[string][]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, secrets: map[string][]*entry{}, web: map[perigee.WebName][]*entry{}}
 	for _, e := range entries {
 		some.with(c.set, e)
 	}
@@ -31,6 +31,10 @@ func (part *set) with(s *set, e *entry) {
 	case *record.Region:
 		if part.regions == nil {
 			part.regions = slices.Clone(s.regions)
+		}
+	case *record.Purge:
+		if part.purges[body.Function] == nil {
+			part.purges[body.Function] = slices.Clone(s.purges[body.Function])
 		}
 	case *record.Web:
 		name := perigee.WebName{Item: body.Item, Name: body.Name}

@@ -41,7 +41,7 @@ func newCrowd(t *testing.T, seed uint64, nodes int) *crowd {
 // of returns a set of some entries, collected.
 func (c *crowd) of(entries []*entry) *set {
 	s := newSet()
-	s.history = keepInTests
+	s.history, s.lately = keepInTests, keepInTests
 	s.add(entries...)
 	collected(s, c.auth)
 	return s
@@ -66,6 +66,7 @@ func (c *crowd) act() {
 	case n == 0: // a removal
 	case n == 1:
 		s.add(c.entry(&record.Secret{Function: name, Name: "KEY"}))
+		s.add(c.entry(&record.Purge{PurgeMatch: perigee.PurgeMatch{Function: name, Tag: fmt.Sprint(c.rng.IntN(4))}}))
 		collected(s, c.auth)
 		return
 	case n < 4 && f.desired.Functions[name] != nil && len(f.desired.Functions[name].History) > 1: // a rollback
@@ -110,7 +111,7 @@ func (c *crowd) everything() *folded {
 	}
 	domain := c.auth.genesis.Domain
 	f.desired = perigee.NewDesired(perigee.Desired{
-		Cluster: c.cluster, Domain: domain, Functions: contest(f.lineages, domain), Regions: foldRegions(nil, c.auth), Secrets: secretsOf(f.lineages),
+		Cluster: c.cluster, Domain: domain, Functions: contest(f.lineages, domain), Regions: foldRegions(nil, c.auth), Secrets: secretsOf(f.lineages), Purges: foldPurges(s.purges, keepInTests, c.auth),
 	})
 	return f
 }

@@ -195,12 +195,29 @@ func outlivedSecrets(list []*entry, auth *authority) []*entry {
 	return superseded(list, auth, func(e *entry) string { return e.body.(*record.Secret).Name })
 }
 
-// outlivedShared returns what is outlived of the records that belong to no function: regions, certificates
-// and accounts that were written again.
+// outlivedShared returns what is outlived of the records that belong to no function, or to all: regions, certificates
+// and accounts that were written again, and purges.
 func outlivedShared(s *set, auth *authority) []*entry {
 	gone := superseded(s.regions, auth, func(e *entry) perigee.Region { return e.body.(*record.Region).Info.Code })
 	for _, list := range s.web {
 		gone = append(gone, superseded(list, auth, func(*entry) struct{} { return struct{}{} })...)
+	}
+	for _, list := range s.purges {
+		gone = append(gone, outlivedPurges(list, s.lately, auth)...)
+	}
+	return gone
+}
+
+// outlivedPurges returns those that were written again, and of the others all but the latest.
+func outlivedPurges(list []*entry, lately int, auth *authority) []*entry {
+	gone := superseded(list, auth, func(e *entry) perigee.PurgeMatch { return e.body.(*record.Purge).PurgeMatch })
+	for _, e := range slices.Backward(without(list, gone)) {
+		switch {
+		case lately == 0:
+			gone = append(gone, e)
+		case auth.allows(e) == nil:
+			lately--
+		}
 	}
 	return gone
 }

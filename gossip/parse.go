@@ -131,6 +131,8 @@ func (p *parser) fill(e *entry) *RefusedError {
 		err = p.fillWeb(e, b)
 	case *record.Secret:
 		err = shapeSecret(b)
+	case *record.Purge:
+		err = shapePurge(b)
 	}
 	if err != nil {
 		return refuse(RuleShape, "the %s record says something impossible", rec.Kind).because(err)
@@ -308,6 +310,23 @@ func (p *parser) fillPointer(e *entry, ptr *record.Pointer) error {
 		Name: ptr.Function, Wasm: "unused.wasm", Placement: *ptr.Placement,
 		Limits: perigee.Limits{Memory: perigee.DefaultMemory, Timeout: perigee.DefaultTimeout},
 	})
+	return nil
+}
+
+func shapePurge(p *record.Purge) error {
+	if p.Function != "" {
+		if err := perigee.CheckLabel(p.Function); err != nil {
+			return err
+		}
+	}
+	if p.Host != "" {
+		if err := perigee.CheckHost(p.Host); err != nil {
+			return err
+		}
+	}
+	if len(p.Tag) > maxText {
+		return fmt.Errorf("a tag of %d bytes: the limit is %d", len(p.Tag), maxText)
+	}
 	return nil
 }
 

@@ -53,6 +53,7 @@ func TestPlacementKey(t *testing.T) {
 		{"revoke", with(&record.Revoke{Node: "syd-9"}), "not admitted: right", "not admitted: right"},
 		{"region", with(&record.Region{Info: perigee.RegionInfo{Code: "zrh"}}), "not admitted: right", "not admitted: right"},
 		{"revision", with(&record.Revision{Manifest: m, Bundle: perigee.Digest{1}}), "not admitted: scope", ""},
+		{"purge", with(&record.Purge{PurgeMatch: perigee.PurgeMatch{Function: "f"}}), "not admitted: scope", ""},
 		{"secret", with(&record.Secret{Function: "f", Name: "KEY"}), "not admitted: scope", ""},
 		{"removal", with(&record.Pointer{Function: "f"}, now...), "not admitted: scope", ""},
 		{"placement", with(&record.Pointer{Function: "f", Revision: two, Placement: eu}, now...), "", ""},

@@ -75,14 +75,16 @@ type set struct {
 	pointers  map[string][]*entry          // by function, sorted
 	secrets   map[string][]*entry          // by function, sorted
 	web       map[perigee.WebName][]*entry // sorted
+	purges    map[string][]*entry          // by function, sorted
+	lately    int                          // purges of a function that stay
 	tree      tree
 	bytes     int64 // of all encoded records
 }
 
 func newSet() *set {
 	return &set{
-		history: maxHistory,
-		byID:    map[perigee.Digest]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, secrets: map[string][]*entry{}, web: map[perigee.WebName][]*entry{}, tree: newTree(),
+		history: maxHistory, lately: perigee.MaxPurges, purges: map[string][]*entry{},
+		byID: map[perigee.Digest]*entry{}, revisions: map[string][]*entry{}, pointers: map[string][]*entry{}, secrets: map[string][]*entry{}, web: map[perigee.WebName][]*entry{}, tree: newTree(),
 	}
 }
 
@@ -115,6 +117,8 @@ func (s *set) insert(e *entry) {
 	case *record.Web:
 		name := perigee.WebName{Item: body.Item, Name: body.Name}
 		s.web[name] = insertSorted(s.web[name], e)
+	case *record.Purge:
+		s.purges[body.Function] = insertSorted(s.purges[body.Function], e)
 	default:
 		s.governing = insertSorted(s.governing, e)
 	}
@@ -130,7 +134,7 @@ func (s *set) remove(entries []*entry) {
 		gone[e] = true
 	}
 	touched := map[int]bool{}
-	functions, web := map[string]bool{}, map[perigee.WebName]bool{}
+	functions, web, purges := map[string]bool{}, map[perigee.WebName]bool{}, map[string]bool{}
 	for e := range gone {
 		delete(s.byID, e.id)
 		s.bytes -= int64(len(e.raw))
@@ -138,6 +142,9 @@ func (s *set) remove(entries []*entry) {
 		functions[e.function()] = true
 		if w, ok := e.body.(*record.Web); ok {
 			web[perigee.WebName{Item: w.Item, Name: w.Name}] = true
+		}
+		if p, ok := e.body.(*record.Purge); ok {
+			purges[p.Function] = true
 		}
 	}
 	s.regions = dropFrom(s.regions, gone)
@@ -148,6 +155,9 @@ func (s *set) remove(entries []*entry) {
 	}
 	for name := range web {
 		dropFromMap(s.web, name, gone)
+	}
+	for name := range purges {
+		dropFromMap(s.purges, name, gone)
 	}
 	s.tree.rehash(touched)
 }

@@ -55,7 +55,7 @@ func reduce(s *set, auth *authority, old *folded, touched map[string]bool) *fold
 	f.outlived = append(f.outlived, outlivedShared(s, auth)...)
 	f.desired = perigee.NewDesired(perigee.Desired{
 		Cluster: auth.genesis.Cluster, Domain: auth.genesis.Domain, Functions: contest(f.lineages, auth.genesis.Domain),
-		Regions: foldRegions(s.regions, auth), Revoked: auth.revokedNodes(), Web: foldWeb(s.web, auth), Secrets: secretsOf(f.lineages), Digest: s.tree.root,
+		Regions: foldRegions(s.regions, auth), Revoked: auth.revokedNodes(), Web: foldWeb(s.web, auth), Purges: foldPurges(s.purges, s.lately, auth), Secrets: secretsOf(f.lineages), Digest: s.tree.root,
 	})
 	return f
 }
@@ -249,6 +249,21 @@ func foldRegions(list []*entry, auth *authority) *perigee.Regions {
 		return perigee.BuiltinRegions()
 	}
 	return perigee.BuiltinRegions().With(infos...)
+}
+
+// foldPurges returns what is not to be used any more.
+func foldPurges(all map[string][]*entry, lately int, auth *authority) map[string][]*perigee.Purge {
+	out := map[string][]*perigee.Purge{}
+	for function, list := range all {
+		for _, e := range without(list, outlivedPurges(list, lately, auth)) {
+			if auth.allows(e) == nil {
+				out[function] = append(out[function], &perigee.Purge{
+					PurgeMatch: e.body.(*record.Purge).PurgeMatch, ID: e.id, Author: e.rec.Key, Created: e.rec.HLC.Time().UTC(),
+				})
+			}
+		}
+	}
+	return out
 }
 
 // foldWeb returns what nodes share to answer HTTPS; the latest of each counts.

@@ -38,6 +38,10 @@ func busy(w *world) [][]byte {
 	late = w.sign("op2", nil, &record.Secret{Function: "hello", Name: "KEY"})
 	add(w.secret("op2", "hello", "KEY", "1"), w.secret("op2", "hello", "KEY", "2"), w.secret("op2", "hello", "GONE", "3"), late,
 		w.sign("op2", nil, &record.Secret{Function: "hello", Name: "GONE"}), w.secret("dep", "hello", "LATE", "4"))
+	for _, m := range []perigee.PurgeMatch{{Function: "hello", Tag: "a"}, {Function: "hello", Tag: "b"}, {Function: "hello", Tag: "a"}, {Host: "www.example.com"}} {
+		add(w.sign("op2", nil, &record.Purge{PurgeMatch: m}))
+	}
+	add(w.sign("dep", nil, &record.Purge{PurgeMatch: perigee.PurgeMatch{Function: "hlate"}}))
 	tok := w.token("ntok", record.TokenNode)
 	add(tok, w.redeem("ntok", "ams-1", func(r *record.Redeem) { r.Node = "ams-1" }),
 		w.redeem("ntok", "ams-2", func(r *record.Redeem) { r.Node = "ams-2" }))
@@ -158,6 +162,11 @@ func describe(d *perigee.Desired) string {
 	for _, name := range slices.Sorted(maps.Keys(d.Secrets)) {
 		for _, secret := range slices.Sorted(maps.Keys(d.Secrets[name])) {
 			fmt.Fprintf(&s, "secret %s of %s: %+v\n", secret, name, *d.Secrets[name][secret])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Purges)) {
+		for _, p := range d.Purges[name] {
+			fmt.Fprintf(&s, "purge %+v\n", *p)
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.Revoked)) {

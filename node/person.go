@@ -310,6 +310,11 @@ func (p *Person) Revoke(ctx context.Context, r record.Revoke) (Ack, error) {
 	return p.write(ctx, nil, &r)
 }
 
+// Purge has all gateways drop what they have stored that matches.
+func (p *Person) Purge(ctx context.Context, m perigee.PurgeMatch) (Ack, error) {
+	return p.write(ctx, nil, &record.Purge{PurgeMatch: m})
+}
+
 // AddRegion adds a region to the catalogue, or replaces one.
 func (p *Person) AddRegion(ctx context.Context, info perigee.RegionInfo) (Ack, error) {
 	return p.write(ctx, nil, &record.Region{Info: info})

@@ -203,6 +203,7 @@ func (n *Node) follow(ctx context.Context) error {
 		n.webCerts.update(desired.Web)
 		n.tickets.update(desired)
 		n.secrets.leave(desired)
+		n.proxy.ObeyPurges()
 		if !maps.Equal(before.Revoked, desired.Revoked) {
 			cut.Reset(lastWord) // new connections are refused from now on
 		}

@@ -134,7 +134,7 @@ func newRoot() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("functions", "Functions:", newDev(&t), newCheck(&t), newPlan(&t), newExplain(&t), newWhatIf(&t), newPlacement(&t), newDeploy(&t), newLs(&t), newShow(&t), newPromote(&t), newRollback(&t), newSecret(&t), newInvoke(&t), newLogs(&t), newUsage(&t), newRm(&t))
+	add("functions", "Functions:", newDev(&t), newCheck(&t), newPlan(&t), newExplain(&t), newWhatIf(&t), newPlacement(&t), newDeploy(&t), newLs(&t), newShow(&t), newPromote(&t), newRollback(&t), newSecret(&t), newCache(&t), newInvoke(&t), newLogs(&t), newUsage(&t), newRm(&t))
 	add("cluster", "Clusters and their nodes:", newStatus(&t), newCert(&t), newCluster(&t), newBackup(&t), newRestore(&t), newNode(&t), newToken(&t), newKey(&t), newRegion(&t))
 	add("person", "This person, this machine:", newLogin(&t), newContext(&t))
 	root.AddCommand(newAdmit())

@@ -151,6 +151,15 @@ func (c *Cache) Changed(k Key, now time.Time) {
 	c.store.Invalidate(k)
 }
 
+// Functions returns the functions of which something is stored.
+func (c *Cache) Functions() map[string]bool {
+	names := map[string]bool{}
+	for k := range c.store.Keys() {
+		names[k.Function] = true
+	}
+	return names
+}
+
 // Purge drops what matches. What was asked for before that and comes later is not stored.
 func (c *Cache) Purge(m perigee.PurgeMatch, now time.Time) {
 	c.mu.Lock()

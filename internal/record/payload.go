@@ -22,6 +22,7 @@ const (
 	KindPointer  Kind = "pointer"
 	KindWeb      Kind = "web"
 	KindSecret   Kind = "secret"
+	KindPurge    Kind = "purge"
 )
 
 // Payload is one of the types below.
@@ -47,6 +48,8 @@ func (k Kind) zero() Payload {
 		return new(Web)
 	case KindSecret:
 		return new(Secret)
+	case KindPurge:
+		return new(Purge)
 	}
 	return nil
 }
@@ -208,6 +211,13 @@ type Secret struct {
 	Sealed   []byte `json:"sealed,omitempty"` // envelope (package identity) with the record's HLC as its version; empty = removed
 }
 
+// Purge ends the use of responses that gateways stored before it came to them. Of the same words the latest
+// counts.
+type Purge struct {
+	perigee.PurgeMatch
+}
+
+func (*Purge) kind() Kind    { return KindPurge }
 func (*Secret) kind() Kind   { return KindSecret }
 func (*Web) kind() Kind      { return KindWeb }
 func (*Genesis) kind() Kind  { return KindGenesis }

@@ -68,6 +68,7 @@ func samples() map[string]Payload {
 		"revision": &Revision{Manifest: manifest, Bundle: filled(0xab), Size: 123456},
 		"pointer":  &Pointer{Function: "hello", Revision: filled(0xcd)},
 		"secret":   &Secret{Function: "hello", Name: "DB_URL", Sealed: []byte{1, 2, 3}},
+		"purge":    &Purge{perigee.PurgeMatch{Function: "hello", Host: "hello.example.com", Tag: "home"}},
 		"removal":  &Pointer{Function: "hello"},
 		"rollback": &Pointer{Function: "hello", Revision: filled(0xcd), Placement: &perigee.Policy{Residency: []string{"eu"}, Max: 2}, Rollout: "all"},
 		"smallest": &Revision{Manifest: perigee.Manifest{Name: "a", Wasm: "a.wasm"}, Bundle: filled(1)},
