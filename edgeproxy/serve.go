@@ -62,7 +62,11 @@ type visit struct {
 // ServeHTTP answers a client. It panics with http.ErrAbortHandler to cut off a response that can't
 // be finished, as net/http's servers expect.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	growStack(false)
+	growStack(false) // before a function that needs much
+	p.serveClient(w, r)
+}
+
+func (p *Proxy) serveClient(w http.ResponseWriter, r *http.Request) {
 	r, up := upgradeOf(w, r)
 	v := &visit{proxy: p, session: sessionOf(r.Context()), began: time.Now(), in: r, up: up, level: p.cfg.Receipt, view: p.cfg.View()}
 	v.facts = facts{id: newID(), entryRegion: p.cfg.Region, version: r.Proto}
