@@ -135,6 +135,11 @@ bench-routing: bin/perigee ## requests between real nodes in the lab (Linux, roo
 	go run ./internal/sim/overload/bench
 	PERIGEE_FIGURES=1 go test -count=1 -run '^TestOverload$$' -v ./runtime | sed -n 's/^FIGURE //p'
 
+.PHONY: bench-mesh
+bench-mesh: bin/perigee ## a hop and a long answer over TCP, where UDP is blocked, beside those over UDP: in a process, and in the lab (Linux, root)
+	PERIGEE_FIGURES=1 go test -count=1 -run '^TestFigures$$' -v ./internal/peerlink | sed -n 's/^ *FIGURE //p'
+	go run ./internal/lab/bench -only blocked
+
 .PHONY: bench-placement
 bench-placement: bin/perigee ## where code runs and which node serves: the choice, simulated worlds, and a region that is suddenly busy in the lab (Linux, root)
 	go run ./internal/sim/placement/bench

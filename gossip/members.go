@@ -65,10 +65,14 @@ func (t *memberTable) heard(id perigee.NodeID, now time.Time) {
 	}
 }
 
-// silent notes a call that failed.
-func (t *memberTable) silent(id perigee.NodeID) {
+// silent notes a call that failed, unless the node was heard since the call began: on a connection whose way has
+// died, calls fail long after another way was found.
+func (t *memberTable) silent(id perigee.NodeID, began time.Time) {
 	news := false
 	t.update(id, func(m *member) {
+		if m.contact.After(began) {
+			return
+		}
 		news = !m.failed
 		m.failed = true
 	})

@@ -171,7 +171,7 @@ func (g *Gossip) post(ctx context.Context, c Call) (Message, error) {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	path := pathOf(c.Message)
+	path, began := pathOf(c.Message), time.Now()
 	var reply []byte
 	if c.To.Addr.IsValid() {
 		reply, err = g.conf.Mesh.CallAddr(callCtx, c.To.Addr, path, body)
@@ -180,7 +180,7 @@ func (g *Gossip) post(ctx context.Context, c Call) (Message, error) {
 	}
 	switch {
 	case err != nil && ctx.Err() == nil && c.To.ID != "":
-		g.members.silent(c.To.ID)
+		g.members.silent(c.To.ID, began)
 	case err == nil && !c.To.Addr.IsValid():
 		g.members.heard(c.To.ID, time.Now())
 	}

@@ -491,6 +491,23 @@ func TestMemberDelegate(t *testing.T) {
 	}
 }
 
+// TestLateSilence: a call that fails says nothing of a node that was heard since the call began.
+func TestLateSilence(t *testing.T) {
+	changes := 0
+	table := memberTable{byID: map[perigee.NodeID]*member{}, changed: func(bool) { changes++ }}
+	began := time.Now()
+	table.heard("a", began.Add(time.Second))
+	before := changes
+	table.silent("a", began)
+	if table.get("a").failed || changes != before {
+		t.Error("a call that began before the node was heard makes it silent")
+	}
+	table.silent("a", began.Add(2*time.Second))
+	if !table.get("a").failed || changes != before+1 {
+		t.Error("a call that began after the node was heard does not make it silent")
+	}
+}
+
 func TestMemberLog(t *testing.T) {
 	var out strings.Builder
 	l := &memberLog{slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo}))}

@@ -182,8 +182,13 @@ func (l *Link) suspect(c *conn, seen uint64) {
 		return
 	}
 	l.log.Info("peer is silent", "peer", string(c.claims.ID))
+	l.closeIfSilent(c, seen, suspectGrace)
+}
+
+// closeIfSilent closes a connection on which no packet came since seen was counted, after a while.
+func (l *Link) closeIfSilent(c *conn, seen uint64, after time.Duration) {
 	l.spawn(func() {
-		grace := time.NewTimer(suspectGrace)
+		grace := time.NewTimer(after)
 		defer grace.Stop()
 		select {
 		case <-grace.C:

@@ -228,10 +228,18 @@ func tunnelOf(q *quic.Conn) *tunnel {
 	return t
 }
 
+// useTCP has everything new to a peer go on a tunnel. What runs over UDP may still get through: it ends when not even
+// the answer to a keep-alive comes.
 func (l *Link) useTCP(addr netip.AddrPort, t *tunnel) {
-	if l.paths.blocked(addr, t, time.Now()) {
-		l.met.fallbacks.Inc()
-		l.log.Info("peer is reached over TCP, since UDP does not get through", "addr", addr.String())
+	if !l.paths.blocked(addr, t, time.Now()) {
+		return
+	}
+	l.met.fallbacks.Inc()
+	l.log.Info("peer is reached over TCP, since UDP does not get through", "addr", addr.String())
+	for _, c := range l.conns.snapshot() {
+		if c.outbound && c.remote == addr && tunnelOf(c.q) == nil && c.retire() {
+			l.closeIfSilent(c, c.packets(), l.cfg.KeepAlive+suspectGrace)
+		}
 	}
 }
 

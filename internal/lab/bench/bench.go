@@ -36,6 +36,7 @@ var rows = []struct {
 	{"rtt", rtt},
 	{"kill", kill},
 	{"scaleout", scaleout},
+	{"blocked", blocked},
 }
 
 // bench is what all rows use.

@@ -47,6 +47,15 @@ func TestBlockedUDP(t *testing.T) {
 	s.over(30*time.Second, "tcp", sao, fra, wdc)
 	s.answers(10*time.Second, fra, "hello", "one")
 
+	// A process that takes over from another gets the TCP port, too, and what is new from who is connected already.
+	if _, err := fra.Exec(t.Context(), "node", "upgrade"); err != nil {
+		t.Fatal(err)
+	}
+	s.answers(20*time.Second, sao, "hello", "one")
+	s.settle(30*time.Second, all...)
+	s.over(30*time.Second, "tcp", sao, fra, wdc)
+	s.answers(10*time.Second, fra, "hello", "one")
+
 	sao.DropUDP(false)
 	s.over(90*time.Second, "udp", sao, fra, wdc)
 	s.answers(5*time.Second, fra, "hello", "one")
