@@ -35,8 +35,10 @@ type issuer struct {
 	own    bool                        // the CA is one of this node's settings
 
 	// Of run's goroutine:
-	wanted time.Time            // since when there is no account, though one is needed
-	turned map[string]time.Time // when ticket keys were made last, by scope
+	opened  *perigee.WebEntry    // the account that was looked into
+	halfway bool                 // and whether it has a key to change to
+	wanted  time.Time            // since when there is no account, though one is needed
+	turned  map[string]time.Time // when ticket keys were made last, by scope
 
 	slots chan struct{} // for orders
 	wg    sync.WaitGroup
@@ -121,6 +123,8 @@ func (s *issuer) look(ctx context.Context, now time.Time) time.Duration {
 	}
 	names := s.names(view)
 	switch {
+	case s.rekeyDue(view):
+		begin(s.directory(), nil, func(ctx context.Context, _ *order) error { return s.rekey(ctx) })
 	case len(names) == 0 || view.Desired.Web[s.accountName()] != nil:
 		s.wanted = time.Time{}
 	case s.wanted.IsZero():

@@ -107,17 +107,21 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if s.orderedElsewhere(ctx, name) || s.responsible(s.gossip.View(), name) != s.self() {
+	if s.orderedElsewhere(ctx, name, s.directory()) || s.responsible(s.gossip.View(), name) != s.self() {
 		return errBusy
 	}
 	if now := s.gossip.View().Desired.Web[perigee.WebName{Item: perigee.WebCertificate, Name: name}]; now != nil && (e == nil || now.Version != e.Version) {
 		return nil // another issuer was faster
 	}
-	account, err := s.account()
+	account, shared, err := s.account()
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
+	if change := s.orders[s.directory()]; change != nil && change.Running {
+		s.mu.Unlock()
+		return errBusy // the CA may know the account by another key any moment
+	}
 	o.made, o.forced = append(o.made, time.Now()), false
 	s.mu.Unlock()
 	began, replaces := time.Now(), old
@@ -126,6 +130,10 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 	}
 	cert, err := s.client.Load().Order(ctx, account, name, replaces)
 	if err != nil {
+		now := s.gossip.View().Desired.Web[s.accountName()]
+		if now != nil && now.Version != shared.Version || account.Next != nil && acme.Refused(err) {
+			return fmt.Errorf("%w: the account gets another key: %w", errBusy, err)
+		}
 		return err
 	}
 	parsed, err := cert.Parse(name)
@@ -145,11 +153,11 @@ func settled(shared time.Time, leaf *x509.Certificate) time.Time {
 	return shared.Add(min(leaf.NotAfter.Sub(leaf.NotBefore)/6, 24*time.Hour))
 }
 
-// orderedElsewhere asks the other issuers.
-func (s *issuer) orderedElsewhere(ctx context.Context, name string) bool {
+// orderedElsewhere asks the other issuers whether they are at one of these.
+func (s *issuer) orderedElsewhere(ctx context.Context, names ...string) bool {
 	for _, o := range s.ask(ctx, "/web/orders") {
 		var all map[string]order
-		if json.Unmarshal(o, &all) == nil && all[name].Running {
+		if json.Unmarshal(o, &all) == nil && slices.ContainsFunc(names, func(name string) bool { return all[name].Running }) {
 			return true
 		}
 	}

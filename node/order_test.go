@@ -271,6 +271,96 @@ func TestRemovedNodeHasNoKey(t *testing.T) {
 	}
 }
 
+// TestRemovedIssuerHasNoAccount gives the account another key when an issuer is removed, and goes on with it: also when the change was
+// begun before, by an issuer that could not end it, or that did and could not say so.
+func TestRemovedIssuerHasNoAccount(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.NewCA(t)
+	s, _ := certified(t, ca, "wdc")
+	s.declare(s.pack("a", guest("1"), perigee.Policy{}))
+	before, _ := s.shared("a.shop.example", 0, "fra-1", "wdc-1") // so there is an account
+	first, e, err := s.issuer.account()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.person().Revoke(t.Context(), record.Revoke{Node: "wdc-1"}); err != nil {
+		t.Fatal(err)
+	}
+	s.shared("a.shop.example", before.Version, "fra-1")
+	rekeyed := func(before *acme.Account, version uint64) (a *acme.Account, e *perigee.WebEntry) {
+		t.Helper()
+		wait(t, 20*time.Second, "the account has another key", func() bool {
+			a, e, err = s.issuer.account()
+			return err == nil && e.Version > version && a.Next == nil && !bytes.Equal(a.Key, before.Key)
+		})
+		if leaked(s.View(), e) {
+			t.Error("the account is sealed to the removed node")
+		}
+		return a, e
+	}
+	second, e := rekeyed(first, e.Version)
+	if _, err := s.issuer.client.Load().Order(t.Context(), first, "b.shop.example", nil); !acme.Refused(err) {
+		t.Errorf("an order with the key that the removed node knows: %v", err)
+	}
+
+	for _, told := range []bool{false, true} {
+		next, err := second.WithNext()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if told {
+			if _, err := s.issuer.client.Load().ChangeKey(t.Context(), next); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.issuer.share(t.Context(), s.issuer.accountName(), time.Time{}, next); err != nil {
+			t.Fatal(err)
+		}
+		third, now := rekeyed(second, e.Version)
+		if !bytes.Equal(third.Key, next.Next) {
+			t.Errorf("told %v: the key is not the one that was begun with", told)
+		}
+		second, e = third, now
+	}
+	if _, err := s.issuer.client.Load().Order(t.Context(), second, "b.shop.example", nil); err != nil {
+		t.Error(err)
+	}
+	if n := ca.Accounts(); n != 1 {
+		t.Errorf("%d accounts, want 1", n)
+	}
+}
+
+// TestAccountIsLost makes another account when the removed issuer was faster than its cluster.
+func TestAccountIsLost(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.NewCA(t)
+	s, _ := certified(t, ca, "wdc")
+	s.declare(s.pack("a", guest("1"), perigee.Policy{}))
+	before, _ := s.shared("a.shop.example", 0, "fra-1", "wdc-1")
+	a, e, err := s.issuer.account()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolen, err := a.WithNext()
+	if err == nil {
+		_, err = s.issuer.client.Load().ChangeKey(t.Context(), stolen)
+	}
+	if err == nil {
+		_, err = s.person().Revoke(t.Context(), record.Revoke{Node: "wdc-1"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, 20*time.Second, "there is another account", func() bool {
+		now, seen, err := s.issuer.account()
+		return err == nil && seen.Version > e.Version && now.Next == nil && now.URL != a.URL
+	})
+	s.shared("a.shop.example", before.Version, "fra-1")
+	if n := ca.Accounts(); n != 2 {
+		t.Errorf("%d accounts, want 2", n)
+	}
+}
+
 // TestNewIsNotRenewed leaves a certificate alone that looks due though it was shared a moment ago, as all do to a clock that is
 // hours ahead.
 func TestNewIsNotRenewed(t *testing.T) {

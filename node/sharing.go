@@ -14,9 +14,34 @@ import (
 
 // share seals something to the nodes that may have it, and writes it into the state.
 func (s *issuer) share(ctx context.Context, name perigee.WebName, expires time.Time, v any) error {
+	_, err := s.put(ctx, name, expires, v)
+	return err
+}
+
+// shareSeen shares something, and returns when the View has it.
+func (s *issuer) shareSeen(ctx context.Context, name perigee.WebName, expires time.Time, v any) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed := s.gossip.Watch(ctx)
+	version, err := s.put(ctx, name, expires, v)
+	for err == nil {
+		if e := s.gossip.View().Desired.Web[name]; e != nil && e.Version >= version {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	return err
+}
+
+// put is share. It returns the version.
+func (s *issuer) put(ctx context.Context, name perigee.WebName, expires time.Time, v any) (version uint64, err error) {
 	text, err := acme.Pack(v)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	p := &record.Web{Item: name.Item, Name: name.Name, Version: uint64(time.Now().UnixMicro()), Chain: s.m.identity.Chain()}
 	if !expires.IsZero() {
@@ -24,17 +49,17 @@ func (s *issuer) share(ctx context.Context, name perigee.WebName, expires time.T
 	}
 	env, err := identity.Seal(text, s.recipients(s.gossip.View(), name), s.m.sealContext(name, p.Version))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if p.Sealed, err = env.Marshal(); err != nil {
-		return err
+		return 0, err
 	}
 	_, b, err := record.Sign(s.m.identity.Key(), s.m.genesis.Cluster, s.m.epoch, s.gossip.Now(), nil, p)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	_, err = s.gossip.Submit(context.WithoutCancel(ctx), b)
-	return err
+	return p.Version, err
 }
 
 // recipients are the nodes that may have something: issuers what they order with; and certificates and ticket keys all
@@ -89,19 +114,28 @@ func giver(view *perigee.View, name string, env *identity.Envelope) perigee.Node
 	return responsibleOf(view, name, slices.DeleteFunc(issuers(view), func(id perigee.NodeID) bool { return !env.SealedTo(id) }))
 }
 
-// handOn seals what is shared already to nodes that came later.
-func (s *issuer) handOn(ctx context.Context, view *perigee.View) {
+// owed are the things that this issuer is to seal to nodes that came later. What a node knows that may not know it gets another key
+// first, where there is a CA: sealed again, nothing would say any more that it must.
+func (s *issuer) owed(view *perigee.View) (list []*perigee.WebEntry) {
 	for name, e := range view.Desired.Web {
-		if !e.Expires.IsZero() && time.Now().After(e.Expires) {
+		if !e.Expires.IsZero() && time.Now().After(e.Expires) || s.client.Load() != nil && leaked(view, e) {
 			continue
 		}
 		env, err := identity.ParseEnvelope(e.Sealed)
 		if err != nil || giver(view, name.Name, env) != s.self() {
 			continue
 		}
-		if !slices.ContainsFunc(s.recipients(view, name), func(r identity.Recipient) bool { return !env.SealedTo(r.Node) }) {
-			continue
+		if slices.ContainsFunc(s.recipients(view, name), func(r identity.Recipient) bool { return !env.SealedTo(r.Node) }) {
+			list = append(list, e)
 		}
+	}
+	return list
+}
+
+// handOn seals what is shared already to nodes that came later.
+func (s *issuer) handOn(ctx context.Context, view *perigee.View) {
+	for _, e := range s.owed(view) {
+		name := e.WebName
 		var v any = &acme.Certificate{}
 		switch name.Item {
 		case perigee.WebAccount:
@@ -109,7 +143,8 @@ func (s *issuer) handOn(ctx context.Context, view *perigee.View) {
 		case perigee.WebTickets:
 			v = &ticketKeys{}
 		}
-		if ok, err := s.m.unseal(e, v); err == nil && ok {
+		ok, err := s.m.unseal(e, v)
+		if err == nil && ok {
 			err = s.share(ctx, name, e.Expires, v)
 			if err == nil {
 				s.log.Info("handed on to new nodes", "item", string(name.Item), "host", name.Name)

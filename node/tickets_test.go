@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/perigee-edge/perigee"
+	"github.com/perigee-edge/perigee/edgeproxy/acme"
 	"github.com/perigee-edge/perigee/internal/identity"
 )
 
@@ -94,6 +95,35 @@ func sealedTo(t *testing.T, name string, ids ...perigee.NodeID) *perigee.WebEntr
 		t.Fatal(err)
 	}
 	return e
+}
+
+// TestOwed hands on to a node that came later, but not what a removed node knows, if a CA can make another.
+func TestOwed(t *testing.T) {
+	s := newSingle(t)
+	v := issuerView(map[perigee.NodeID]perigee.NodeState{"n-fra-2": perigee.NodeAlive})
+	v.Observed.Nodes[s.ID()] = &perigee.Peer{NodeClaims: perigee.NodeClaims{ID: s.ID(), Region: "fra", Roles: []perigee.Role{perigee.RoleIssuer}}, State: perigee.NodeAlive}
+	for _, p := range v.Observed.Nodes {
+		p.Sealing = make([]byte, 32)
+	}
+	client, err := acme.New(acme.Config{Directory: "https://ca.example/dir"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := sealedTo(t, "a.fn.example", s.ID(), "n-fra-9")
+	known.Item = perigee.WebCertificate
+	for _, c := range []struct {
+		removed perigee.NodeID
+		client  *acme.Client
+		want    int
+	}{{"n-fra-8", client, 1}, {"n-fra-9", client, 0}, {"n-fra-9", nil, 1}} {
+		d := *v.Desired
+		d.Web, d.Revoked = map[perigee.WebName]*perigee.WebEntry{known.WebName: known}, map[perigee.NodeID]bool{c.removed: true}
+		v.Desired = perigee.NewDesired(d)
+		s.issuer.client.Store(c.client)
+		if got := len(s.issuer.owed(v)); got != c.want {
+			t.Errorf("%s was removed: %d things to hand on, want %d", c.removed, got, c.want)
+		}
+	}
 }
 
 // TestGiver has an issuer that can open something hand it on, also to the one responsible that came back after it

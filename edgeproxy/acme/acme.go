@@ -101,9 +101,10 @@ func New(cfg Config) (*Client, error) {
 
 // Account is what orders are made with. It is a secret.
 type Account struct {
-	URL string `json:"url"`
-	Key []byte `json:"key"` // PKCS #8
-	CA  Config `json:"ca"`  // what it is an account of
+	URL  string `json:"url"`
+	Key  []byte `json:"key"`            // PKCS #8
+	Next []byte `json:"next,omitempty"` // PKCS #8; a key that the CA may have been told of instead
+	CA   Config `json:"ca"`             // what it is an account of
 }
 
 // Register makes a new account with the CA.
@@ -128,8 +129,58 @@ func (c *Client) Register(ctx context.Context) (*Account, error) {
 	return &Account{URL: a.Location, Key: der, CA: c.cfg}, err
 }
 
-func (a *Account) open() (rfc8555.Account, error) {
-	key, err := x509.ParsePKCS8PrivateKey(a.Key)
+// WithNext returns the account with a new key to change to, which is to be kept before ChangeKey.
+func (a *Account) WithNext() (*Account, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	next := *a
+	next.Next, err = x509.MarshalPKCS8PrivateKey(key)
+	return &next, err
+}
+
+// ErrAccountLost is a CA's answer that the account has neither of its keys, or can't have another.
+var ErrAccountLost = errors.New("the account can't be used any more")
+
+// ChangeKey has the CA know the account by its next key and no other (RFC 8555, section 7.3.5), also if it was told so
+// before. The errors are ErrAccountLost and those that may pass.
+func (c *Client) ChangeKey(ctx context.Context, a *Account) (*Account, error) {
+	account, err := a.open(a.Key)
+	if err != nil {
+		return nil, err
+	}
+	next, err := a.open(a.Next)
+	if err != nil {
+		return nil, err
+	}
+	changed := &Account{URL: a.URL, Key: a.Next, CA: a.CA}
+	_, err = c.proto.AccountKeyRollover(ctx, account, next.PrivateKey)
+	if err == nil {
+		return changed, nil
+	}
+	known, lookup := c.proto.GetAccount(ctx, rfc8555.Account{PrivateKey: next.PrivateKey})
+	if lookup == nil && known.Location == a.URL {
+		return changed, nil // told by somebody who could not say so any more
+	}
+	err = fmt.Errorf("change the key of account %s: %w", a.URL, err)
+	var unknown rfc8555.Problem
+	if Refused(err) && errors.As(lookup, &unknown) && unknown.Type == rfc8555.ProblemTypeAccountDoesNotExist {
+		return nil, fmt.Errorf("%w: %w", ErrAccountLost, err)
+	}
+	return nil, err
+}
+
+// Refused reports whether an error is a CA's answer that it does not do this, or not with this account's key.
+func Refused(err error) bool {
+	var p rfc8555.Problem
+	return errors.As(err, &p) && (p.Status == http.StatusNotImplemented ||
+		slices.Contains([]string{rfc8555.ProblemTypeAccountDoesNotExist, rfc8555.ProblemTypeUnauthorized, rfc8555.ProblemTypeMalformed}, p.Type))
+}
+
+// open returns the account with one of its keys.
+func (a *Account) open(der []byte) (rfc8555.Account, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
 		return rfc8555.Account{}, fmt.Errorf("key of account %s: %w", a.URL, err)
 	}
@@ -163,7 +214,7 @@ func (c *Certificate) Parse(name string) (*tls.Certificate, error) {
 
 // Order gets a certificate for a name. replaces is the one before it, if this CA issued one: another would refuse.
 func (c *Client) Order(ctx context.Context, a *Account, name string, replaces *x509.Certificate) (*Certificate, error) {
-	account, err := a.open()
+	account, err := a.open(a.Key)
 	if err != nil {
 		return nil, err
 	}

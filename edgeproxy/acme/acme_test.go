@@ -1,6 +1,7 @@
 package acme_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -84,6 +85,42 @@ func TestOrderOfOtherKey(t *testing.T) {
 	c, a := newClient(t, ca)
 	if _, err := c.Order(t.Context(), a, "a.shop.example", nil); err == nil || !strings.Contains(err.Error(), "private key does not match") {
 		t.Errorf("a certificate for another key: %v", err)
+	}
+}
+
+// TestChangeKey gives an account another key: once is enough, the one before is good no more, and who knows neither can't.
+func TestChangeKey(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.NewCA(t)
+	c, a := newClient(t, ca)
+	next, err := a.WithNext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second as if nobody had heard of the first
+		changed, err := c.ChangeKey(t.Context(), next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changed.URL != a.URL || !bytes.Equal(changed.Key, next.Next) || changed.Next != nil || changed.CA.Directory != ca.Directory() {
+			t.Errorf("changed to %+v", changed)
+		}
+		if _, err := c.Order(t.Context(), changed, "a.shop.example", nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := c.Order(t.Context(), a, "a.shop.example", nil); !acme.Refused(err) {
+		t.Errorf("an order with the key before: %v", err)
+	}
+	other, err := a.WithNext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ChangeKey(t.Context(), other); !errors.Is(err, acme.ErrAccountLost) {
+		t.Errorf("to a third key with the first: %v", err)
+	}
+	if n := ca.Accounts(); n != 1 {
+		t.Errorf("%d accounts, want 1", n)
 	}
 }
 

@@ -105,7 +105,7 @@ func (ca *CA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at := func(p string) string { return ca.http.URL + p }
 	switch r.URL.Path {
 	case "/dir":
-		answer(w, http.StatusOK, map[string]string{"newNonce": at("/nonce"), "newAccount": at("/account"), "newOrder": at("/order")})
+		answer(w, http.StatusOK, map[string]string{"newNonce": at("/nonce"), "newAccount": at("/account"), "newOrder": at("/order"), "keyChange": at("/key")})
 		return
 	case "/nonce":
 		return
@@ -117,7 +117,11 @@ func (ca *CA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		from, err = ca.author(&m, at(""))
 	}
 	if err != nil {
-		problem(w, http.StatusForbidden, "unauthorized", err)
+		kind := "unauthorized"
+		if errors.Is(err, errNoAccount) {
+			kind = "accountDoesNotExist"
+		}
+		problem(w, http.StatusForbidden, kind, err)
 		return
 	}
 	what, rest := path.Split(r.URL.Path)
@@ -125,6 +129,10 @@ func (ca *CA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/account":
 		w.Header().Set("Location", from)
 		answer(w, http.StatusCreated, map[string]string{"status": "valid"})
+	case r.URL.Path == "/key":
+		if err = ca.changeKey(from, m.payload); err == nil {
+			answer(w, http.StatusOK, map[string]string{"status": "valid"})
+		}
 	case r.URL.Path == "/order":
 		err = ca.newOrder(w, from, m.payload)
 	default:
@@ -136,13 +144,17 @@ func (ca *CA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func answer(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
+	send(w, status, "application/json", v)
+}
+
+func send(w http.ResponseWriter, status int, kind string, v any) {
+	w.Header().Set("Content-Type", kind)
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // a client that is gone
 }
 
 func problem(w http.ResponseWriter, status int, kind string, err error) {
-	answer(w, status, map[string]any{"type": "urn:ietf:params:acme:error:" + kind, "status": status, "detail": err.Error()})
+	send(w, status, "application/problem+json", map[string]any{"type": "urn:ietf:params:acme:error:" + kind, "status": status, "detail": err.Error()})
 }
 
 // message is a JSON web signature (RFC 7515).
@@ -156,7 +168,8 @@ type header struct {
 	JWK *struct{ X, Y string }
 }
 
-// author checks a message's signature, and returns the account's URL. A key that comes for the first time makes an account.
+// author checks a message's signature, and returns the account's URL. A key that comes for the first time makes an account,
+// unless the client wants none.
 func (ca *CA) author(m *message, base string) (url string, err error) {
 	head, err := m.open()
 	if err != nil {
@@ -167,7 +180,7 @@ func (ca *CA) author(m *message, base string) (url string, err error) {
 	if head.JWK == nil {
 		key := ca.accounts[head.KID]
 		if key == nil {
-			return "", fmt.Errorf("no account %s", head.KID)
+			return "", fmt.Errorf("%w: %s", errNoAccount, head.KID)
 		}
 		return head.KID, m.verify(key)
 	}
@@ -175,9 +188,64 @@ func (ca *CA) author(m *message, base string) (url string, err error) {
 	if err != nil {
 		return "", err
 	}
+	for url, has := range ca.accounts {
+		if has.Equal(key) {
+			return url, m.verify(key)
+		}
+	}
+	var in struct{ OnlyReturnExisting bool }
+	if err := json.Unmarshal(m.payload, &in); err != nil || in.OnlyReturnExisting {
+		return "", fmt.Errorf("%w with this key (%v)", errNoAccount, err)
+	}
 	url = fmt.Sprintf("%s/account/%d", base, len(ca.accounts))
 	ca.accounts[url] = key
 	return url, m.verify(key)
+}
+
+var errNoAccount = errors.New("there is no such account")
+
+// changeKey gives an account the key that signs the message within (RFC 8555, section 7.3.5).
+func (ca *CA) changeKey(account string, payload []byte) error {
+	var m message
+	if err := json.Unmarshal(payload, &m); err != nil {
+		return err
+	}
+	head, err := m.open()
+	if err != nil || head.JWK == nil {
+		return fmt.Errorf("a message within that has no key (%v)", err)
+	}
+	key, err := head.key()
+	if err == nil {
+		err = m.verify(key)
+	}
+	if err != nil {
+		return err
+	}
+	var in struct {
+		Account string
+		OldKey  struct{ X, Y string }
+	}
+	if err := json.Unmarshal(m.payload, &in); err != nil {
+		return err
+	}
+	old, err := header{JWK: &in.OldKey}.key()
+	if err != nil {
+		return err
+	}
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	if in.Account != account || !ca.accounts[account].Equal(old) {
+		return fmt.Errorf("account %s does not have the key that is to be replaced", in.Account)
+	}
+	ca.accounts[account] = key
+	return nil
+}
+
+// Accounts returns how many were made.
+func (ca *CA) Accounts() int {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return len(ca.accounts)
 }
 
 func (m *message) open() (head header, err error) {
