@@ -13,12 +13,13 @@ const (
 	WebCertificate WebItem = "certificate" // a chain from a public CA and its key
 	WebAccount     WebItem = "account"     // the account with that CA
 	WebTickets     WebItem = "tickets"     // keys of TLS session tickets
+	WebOrders      WebItem = "orders"      // when certificates were ordered
 )
 
 // WebName names one of them.
 type WebName struct {
 	Item WebItem
-	Name string // the host of a certificate, or "*." and a domain; the URL of an account's CA; of tickets a host, or AllHosts
+	Name string // the host of a certificate or of orders, or "*." and a domain; the URL of an account's CA; of tickets a host, or AllHosts
 }
 
 // AllHosts names the ticket keys of the hosts whose TLS may end at every node.

@@ -215,7 +215,7 @@ func (p *parser) fillSigner(e *entry, chain [][]byte) error {
 func (p *parser) fillWeb(e *entry, w *record.Web) error {
 	host := w.Name
 	switch w.Item {
-	case perigee.WebCertificate:
+	case perigee.WebCertificate, perigee.WebOrders:
 		if err := perigee.CheckHost(strings.TrimPrefix(host, "*.")); err != nil {
 			return err
 		}
@@ -230,7 +230,7 @@ func (p *parser) fillWeb(e *entry, w *record.Web) error {
 			}
 		}
 	default:
-		return fmt.Errorf("item %.40q: want certificate, account or tickets", w.Item)
+		return fmt.Errorf("item %.40q: want certificate, orders, account or tickets", w.Item)
 	}
 	if w.Expires < 0 || len(w.Chain) > maxListed {
 		return fmt.Errorf("expires at second %d, chain of %d certificates", w.Expires, len(w.Chain))

@@ -53,7 +53,8 @@ const (
 	issuerStart  = 2 * time.Second  // for the View to fill after a start
 	orderTime    = 4 * time.Minute
 	orderMost    = 4  // at once
-	orderDaily   = 10 // of one name: a CA's limits are near this
+	orderDaily   = 10 // of one name in orderSpan: a CA's limits are near this
+	orderSpan    = 24 * time.Hour
 	busyWait     = time.Second
 	accountTurn  = 3 * time.Second // for each issuer in turn
 	firstBackoff = 30 * time.Second

@@ -37,10 +37,9 @@ func (s *issuer) dueLocked(o *order, e *perigee.WebEntry, now time.Time) time.Du
 	case e != nil && !o.forced && o.version == e.Version && now.Before(o.renew) && now.Before(o.asked):
 		return min(o.renew.Sub(now), o.asked.Sub(now))
 	}
-	o.made = slices.DeleteFunc(o.made, func(at time.Time) bool { return now.Sub(at) > 24*time.Hour })
-	if len(o.made) >= orderDaily {
+	if o.made = lastDay(o.made, now); len(o.made) >= orderDaily {
 		o.Error = fmt.Sprintf("%d orders in a day: waiting", len(o.made))
-		o.Next, o.forced = o.made[0].Add(24*time.Hour), false
+		o.Next, o.forced = o.made[0].Add(orderSpan), false
 		return o.Next.Sub(now)
 	}
 	o.Running = true
@@ -122,8 +121,10 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 		s.mu.Unlock()
 		return errBusy // the CA may know the account by another key any moment
 	}
-	o.made, o.forced = append(o.made, time.Now()), false
 	s.mu.Unlock()
+	if err := s.count(ctx, name, o); err != nil {
+		return err
+	}
 	began, replaces := time.Now(), old
 	if c.From != s.directory() {
 		replaces = nil
@@ -145,6 +146,40 @@ func (s *issuer) orderIfDue(ctx context.Context, name string, o *order, e *perig
 	}
 	s.log.Info("certificate from the public CA", "host", name, "dur", time.Since(began))
 	return nil
+}
+
+// orderTimes is when a certificate was ordered in the last day, so that a limit on that holds whoever orders.
+type orderTimes struct {
+	Made []time.Time `json:"made"`
+}
+
+// count notes an order before it is made, unless there were too many in a day: then it is due when dueLocked says so.
+func (s *issuer) count(ctx context.Context, name string, o *order) error {
+	item := perigee.WebName{Item: perigee.WebOrders, Name: name}
+	var shared orderTimes
+	if e := s.gossip.View().Desired.Web[item]; e != nil {
+		if _, err := s.m.unseal(e, &shared); err != nil {
+			return fmt.Errorf("read when %s was ordered: %w", name, err)
+		}
+	}
+	now := time.Now()
+	s.mu.Lock()
+	o.made = lastDay(append(o.made, shared.Made...), now) // the View may not have what this node noted last
+	if len(o.made) >= orderDaily {
+		s.mu.Unlock()
+		return errBusy
+	}
+	o.made, o.forced = append(o.made, now), false
+	made := slices.Clone(o.made)
+	s.mu.Unlock()
+	return s.share(ctx, item, now.Add(orderSpan), &orderTimes{made})
+}
+
+// lastDay returns the times of the last day, each once, in order.
+func lastDay(made []time.Time, now time.Time) []time.Time {
+	made = slices.DeleteFunc(made, func(at time.Time) bool { return now.Sub(at) > orderSpan })
+	slices.SortFunc(made, time.Time.Compare)
+	return slices.CompactFunc(made, time.Time.Equal)
 }
 
 // settled returns until when a certificate that was shared a moment ago is left alone, whatever the CA and this node's

@@ -387,8 +387,56 @@ func TestNewIsNotRenewed(t *testing.T) {
 	if err := s.issuer.orderIfDue(t.Context(), host, o, e); err != nil {
 		t.Fatal(err)
 	}
-	if n := ca.Orders(host); n != 2 || len(o.made) != 1 || o.forced {
+	if n := ca.Orders(host); n != 2 || len(o.made) != 2 || o.forced {
 		t.Errorf("%d orders after one that was asked for, noted: %+v", n, o)
+	}
+}
+
+// TestDailyOrders counts a name's orders of the last day over the cluster: those of another issuer, and of a process before.
+func TestDailyOrders(t *testing.T) {
+	t.Parallel()
+	ca := acmetest.NewCA(t)
+	s, rest := certified(t, ca, "wdc")
+	s.declare(s.pack("a", guest("1"), perigee.Policy{}))
+	s.shared("a.shop.example", 0, "fra-1", "wdc-1") // so there is an account
+	other := rest[0].issuer
+	mine := s.hostOf(s.ID()) + ".shop.example"
+	item := perigee.WebName{Item: perigee.WebOrders, Name: mine}
+	noted := func(i *issuer) (times orderTimes) {
+		if e := i.gossip.View().Desired.Web[item]; e != nil {
+			if _, err := i.m.unseal(e, &times); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return times
+	}
+	var made []time.Time
+	for i := range orderDaily - 1 {
+		made = append(made, time.Now().Add(-time.Duration(i+1)*time.Hour))
+	}
+	old := time.Now().Add(-25 * time.Hour)
+	if err := other.share(t.Context(), item, time.Now().Add(time.Hour), &orderTimes{append(made, old)}); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, 20*time.Second, "it is known here", func() bool { return len(noted(s.issuer).Made) == orderDaily })
+	if err := s.issuer.orderIfDue(t.Context(), mine, &order{}, nil); err != nil {
+		t.Errorf("the tenth of a day: %v", err)
+	}
+	wait(t, 20*time.Second, "the other issuer knows", func() bool {
+		got := noted(other).Made
+		return len(got) == orderDaily && time.Since(got[len(got)-1]) < time.Hour && !slices.ContainsFunc(got, old.Equal)
+	})
+	e, _ := s.shared(mine, 0, "fra-1", "wdc-1")
+	o := &order{forced: true} // of another process
+	if err := s.issuer.orderIfDue(t.Context(), mine, o, e); !errors.Is(err, errBusy) {
+		t.Errorf("one too many: %v", err)
+	}
+	if n := ca.Orders(mine); n != 1 {
+		t.Errorf("%d orders here, want 1", n)
+	}
+	left := s.issuer.dueLocked(o, nil, time.Now())
+	if first := 24*time.Hour - (orderDaily-1)*time.Hour; left < first-time.Hour || left > first || !strings.Contains(o.Error, "10 orders in a day") {
+		t.Errorf("the next may begin in %v (%s), want some less than %v", left, o.Error, first)
 	}
 }
 

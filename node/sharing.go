@@ -72,10 +72,10 @@ func (s *issuer) recipients(view *perigee.View, name perigee.WebName) (out []ide
 		if id != s.self() && (p.State == perigee.NodeDead || p.State == perigee.NodeLeft) {
 			continue
 		}
-		if name.Item == perigee.WebAccount && !p.HasRole(perigee.RoleIssuer) {
+		if ofIssuers(name.Item) && !p.HasRole(perigee.RoleIssuer) {
 			continue
 		}
-		if name.Item != perigee.WebAccount {
+		if !ofIssuers(name.Item) {
 			if _, ok := placement.Terminates(view.Desired, name.Name, p.NodeClaims); !ok {
 				continue
 			}
@@ -85,12 +85,17 @@ func (s *issuer) recipients(view *perigee.View, name perigee.WebName) (out []ide
 	return out
 }
 
+// ofIssuers reports whether an item is for issuers, wherever they are, and nobody else.
+func ofIssuers(item perigee.WebItem) bool {
+	return item == perigee.WebAccount || item == perigee.WebOrders
+}
+
 // strays are the nodes that something is sealed to and that may not have it any more: they were removed, or a residency
 // came, or became narrower, after it was shared. What they know can't be taken back, so another key is needed.
 func strays(view *perigee.View, e *perigee.WebEntry) (ids []perigee.NodeID) {
 	env, err := identity.ParseEnvelope(e.Sealed)
-	if err != nil {
-		return nil // gossip takes none of those in
+	if err != nil || e.Item == perigee.WebOrders {
+		return nil // gossip takes none of those in, or it is no secret
 	}
 	for _, w := range env.Keys {
 		gone := view.Desired.Revoked[w.Node]
@@ -142,6 +147,8 @@ func (s *issuer) handOn(ctx context.Context, view *perigee.View) {
 			v = &acme.Account{}
 		case perigee.WebTickets:
 			v = &ticketKeys{}
+		case perigee.WebOrders:
+			v = &orderTimes{}
 		}
 		ok, err := s.m.unseal(e, v)
 		if err == nil && ok {

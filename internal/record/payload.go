@@ -193,10 +193,10 @@ type Pointer struct {
 const MaxPast = 64
 
 // Web is something that nodes share to answer HTTPS: a certificate with its key, the account that
-// certificates are ordered with, the keys of session tickets. An issuer node writes it; the latest of an item and name counts.
+// certificates are ordered with, when they were ordered, the keys of session tickets. An issuer node writes it; the latest of an item and name counts.
 type Web struct {
 	Item    perigee.WebItem `json:"item"`
-	Name    string          `json:"name"`    // of a certificate: its host, or "*." and a domain; of an account: the URL of the CA's directory; of tickets: a host, or "*"
+	Name    string          `json:"name"`    // of a certificate and of orders: the host, or "*." and a domain; of an account: the URL of the CA's directory; of tickets: a host, or "*"
 	Version uint64          `json:"version"` // in the context of the envelope, so that it can't stand in for another
 	Expires int64           `json:"expires"` // Unix seconds; 0 = never
 	Sealed  []byte          `json:"sealed"`  // an envelope of package identity
