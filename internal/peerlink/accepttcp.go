@@ -19,7 +19,7 @@ import (
 const (
 	maxShaking      = 256 // connections whose handshake is not complete
 	maxShakingFrom  = 32  // of them from one place
-	maxTunnelsNode  = 4   // that one node opened; the oldest makes room
+	maxTunnelsNode  = 4   // that one node opened; the one that was quiet for longest makes room
 	guestTunnelIdle = 30 * time.Second
 )
 
@@ -172,14 +172,14 @@ func (l *Link) admit(t *tunnel) error {
 		return nil
 	}
 	var all, near int
-	var oldest *tunnel
+	var quiet *tunnel
 	for o := range l.standing {
 		switch {
 		case o.outbound || o.betweenNodes() != t.betweenNodes():
 			continue
 		case t.betweenNodes() && o.claims.ID == t.claims.ID:
-			if near++; oldest == nil || o.opened.Before(oldest.opened) {
-				oldest = o
+			if near++; quiet == nil || o.last.Load() < quiet.last.Load() {
+				quiet = o
 			}
 		case !t.betweenNodes() && originOf(o.remote) == originOf(t.remote):
 			near++
@@ -191,7 +191,7 @@ func (l *Link) admit(t *tunnel) error {
 			return fmt.Errorf("more than %d tunnels of nodes", l.cfg.MaxPeers)
 		}
 		if near >= maxTunnelsNode {
-			oldest.close()
+			quiet.close()
 		}
 		return nil
 	}
@@ -255,6 +255,9 @@ func (l *Link) reapTunnels(now time.Time) {
 		}
 		idle := now.Sub(time.Unix(0, t.last.Load()))
 		limit := l.cfg.UnusedTimeout
+		if way, _ := l.paths.tunnel(t.remote); t.outbound && way != t && !used[t] && now.Sub(t.opened) >= l.cfg.DialTimeout {
+			t.retired.Store(true) // UDP was faster, or came back
+		}
 		switch {
 		case !t.betweenNodes():
 			limit = min(limit, guestTunnelIdle)

@@ -145,7 +145,7 @@ func TestGuestTunnels(t *testing.T) {
 	ends(t, "unused", bareTunnel(t, idle, joinerTLS(), true))
 }
 
-// TestTunnelsOfANode: a node has few tunnels, of which the oldest makes room, and nodes together have as many as
+// TestTunnelsOfANode: a node has few tunnels, of which the quietest makes room, and nodes together have as many as
 // connections.
 func TestTunnelsOfANode(t *testing.T) {
 	m := newMesh(t)
@@ -153,17 +153,21 @@ func TestTunnelsOfANode(t *testing.T) {
 	dial := func(id perigee.NodeID, letIn bool) net.Conn {
 		return bareTunnel(t, b, m.identity(id).PeerClientTLS(ALPNControl, "b", nil), letIn)
 	}
-	oldest := dial("a", true)
-	for range maxTunnelsNode - 1 {
+	first, quiet := dial("a", true), dial("a", true)
+	for range maxTunnelsNode - 2 {
 		dial("a", true)
 	}
-	stays(t, "the oldest", oldest)
-	second := dial("a", true)
-	ends(t, "the oldest", oldest)
+	writePacket(t, first, []byte{1})
+	if _, _, err := b.ReadPacket(t.Context(), make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	stays(t, "the quietest", quiet)
+	dial("a", true)
+	ends(t, "the quietest", quiet)
 	dial("c", true)
-	eventually(t, "the oldest is gone", func() bool { return len(b.openTunnels()) == maxTunnelsNode+1 })
+	eventually(t, "the quietest is gone", func() bool { return len(b.openTunnels()) == maxTunnelsNode+1 })
 	ends(t, "one node too many", dial("d", false))
-	stays(t, "the others", second)
+	stays(t, "the others", first)
 }
 
 // TestTunnelRevoked: a node that is removed loses its tunnels and gets no others; nor does one of another cluster,

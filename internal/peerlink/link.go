@@ -53,8 +53,9 @@ type Link struct {
 	pools   map[poolKey]*pool
 
 	paths     paths
-	tunnelsMu sync.Mutex // guards standing
+	tunnelsMu sync.Mutex // guards the fields below
 	standing  map[*tunnel]struct{}
+	openings  map[netip.AddrPort]*opening
 }
 
 // New checks the configuration. It starts nothing and does not touch the socket.
@@ -73,6 +74,7 @@ func New(cfg Config) (*Link, error) {
 		pools:     map[poolKey]*pool{},
 		paths:     paths{first: cfg.RetryUDP, m: map[netip.AddrPort]*path{}},
 		standing:  map[*tunnel]struct{}{},
+		openings:  map[netip.AddrPort]*opening{},
 	}
 	l.life, l.end = context.WithCancelCause(context.Background())
 	l.outboundQUIC = clientQUIC(cfg.IdleTimeout, cfg.KeepAlive)

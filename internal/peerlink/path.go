@@ -159,7 +159,7 @@ func (p *paths) opened(addr netip.AddrPort) {
 
 // connect opens a connection to a node on the way that leads there: over UDP, and where that gets no answer
 // over TCP. It remembers what it finds. rtt is the round trip, 0 if not known.
-func (l *Link) connect(ctx context.Context, addr netip.AddrPort, id perigee.NodeID, conf *tls.Config, rtt time.Duration) (*quic.Conn, error) {
+func (l *Link) connect(ctx context.Context, addr netip.AddrPort, conf *tls.Config, rtt time.Duration) (*quic.Conn, error) {
 	if l.cfg.TCP == nil {
 		return l.connectUDP(ctx, addr, conf)
 	}
@@ -169,7 +169,7 @@ func (l *Link) connect(ctx context.Context, addr netip.AddrPort, id perigee.Node
 	}
 	q, on, err := race(ctx, first, second, map[way]attempt{
 		overUDP: func(ctx context.Context) (*quic.Conn, error) { return l.connectUDP(ctx, addr, conf) },
-		overTCP: func(ctx context.Context) (*quic.Conn, error) { return l.connectTCP(ctx, addr, id, conf) },
+		overTCP: func(ctx context.Context) (*quic.Conn, error) { return l.connectTCP(ctx, addr, conf) },
 	}, max(headStart, 2*rtt))
 	switch {
 	case err != nil:
@@ -188,8 +188,8 @@ func (l *Link) connectUDP(ctx context.Context, addr netip.AddrPort, conf *tls.Co
 
 // connectTCP connects on the tunnel to a peer, or on a new one. A tunnel on which nobody answers is not used
 // for anything new.
-func (l *Link) connectTCP(ctx context.Context, addr netip.AddrPort, id perigee.NodeID, conf *tls.Config) (*quic.Conn, error) {
-	t, err := l.tunnelTo(ctx, addr, id)
+func (l *Link) connectTCP(ctx context.Context, addr netip.AddrPort, conf *tls.Config) (*quic.Conn, error) {
+	t, err := l.tunnelTo(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -200,19 +200,50 @@ func (l *Link) connectTCP(ctx context.Context, addr netip.AddrPort, id perigee.N
 	return q, err
 }
 
-// tunnelTo returns the tunnel to a peer, a new one if there is none.
-func (l *Link) tunnelTo(ctx context.Context, addr netip.AddrPort, id perigee.NodeID) (*tunnel, error) {
+// opening is a tunnel that is being opened. Its fields are for reading after done.
+type opening struct {
+	done   chan struct{} // closed when it is open or has failed
+	tunnel *tunnel
+	err    error
+}
+
+// tunnelTo returns the tunnel to a peer, a new one if there is none. Who wants one at the same time gets the same,
+// which is opened without regard to who gives up meanwhile.
+func (l *Link) tunnelTo(ctx context.Context, addr netip.AddrPort) (*tunnel, error) {
 	if t, _ := l.paths.tunnel(addr); t != nil {
 		return t, nil
 	}
-	t, err := openTunnel(ctx, l.tunnels, addr, l.cfg.Identity.PeerClientTLS(ALPNControl, id, l.cfg.Allow))
-	if err != nil {
-		return nil, err
+	l.tunnelsMu.Lock()
+	o := l.openings[addr]
+	if o == nil {
+		o = &opening{done: make(chan struct{})}
+		l.openings[addr] = o
+		if !l.spawn(func() { l.fillOpening(o, addr) }) {
+			o.err = ErrClosed
+			delete(l.openings, addr)
+			close(o.done)
+		}
 	}
-	if err := l.runTunnel(t); err != nil {
-		return nil, err
+	l.tunnelsMu.Unlock()
+	select {
+	case <-o.done:
+		return o.tunnel, o.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	return t, nil
+}
+
+func (l *Link) fillOpening(o *opening, addr netip.AddrPort) {
+	ctx, cancel := context.WithTimeout(l.life, l.cfg.DialTimeout)
+	defer cancel()
+	o.tunnel, o.err = openTunnel(ctx, l.tunnels, addr, l.cfg.Identity.PeerClientTLS(ALPNControl, "", l.cfg.Allow))
+	if o.err == nil {
+		o.err = l.runTunnel(o.tunnel)
+	}
+	l.tunnelsMu.Lock()
+	delete(l.openings, addr)
+	l.tunnelsMu.Unlock()
+	close(o.done)
 }
 
 // tunnelQUIC is q for connections on a tunnel, where packets are as long as they may be.
@@ -293,9 +324,7 @@ func (l *Link) sendTunnel(b []byte, to netip.AddrPort) bool {
 		b = append([]byte(nil), b...)
 		if !l.spawn(func() {
 			defer l.paths.opened(to)
-			ctx, cancel := context.WithTimeout(l.life, l.cfg.DialTimeout)
-			defer cancel()
-			t, err := l.tunnelTo(ctx, to, "")
+			t, err := l.tunnelTo(l.life, to)
 			if err != nil {
 				l.log.Debug("no tunnel for packets", "addr", to.String(), "err", err)
 				return

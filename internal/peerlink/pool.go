@@ -207,7 +207,7 @@ func (l *Link) pool(key poolKey) *pool {
 // if not known.
 func (l *Link) dial(key poolKey, rtt time.Duration) (*conn, error) {
 	return l.open(key, rtt, func(ctx context.Context, addr netip.AddrPort, conf *tls.Config) (*quic.Conn, error) {
-		return l.connect(ctx, addr, key.node, conf, rtt)
+		return l.connect(ctx, addr, conf, rtt)
 	})
 }
 
