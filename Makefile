@@ -6,6 +6,7 @@ WASMTIME    := github.com/bytecodealliance/wasmtime-go/v39
 WIZER       := @bytecodealliance/wizer@11.0.3
 CADDY       := github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9
 H2SPEC      := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
+CACHETESTS  := http-cache-tests@0.4.5
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 PORT     ?= 8443
@@ -93,6 +94,11 @@ bench-attack: bin/front ## what attacks on the front door cost a node and their 
 .PHONY: bench-restart
 bench-restart: bin/front ## requests that fail while every node of three is upgraded in turn, over HTTP/1, 2 and 3 (Linux)
 	cd bench/front && ../../bin/front -restart ../../bin
+
+.PHONY: bench-cache
+bench-cache: bin/perigee ## the cache of a gateway: the tests of HTTP caches, and stored responses beside those of functions (needs node and npm)
+	npm install --prefix bench --no-save --no-audit --no-fund $(CACHETESTS)
+	go run ./internal/fleet/bench/cache
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck

@@ -165,7 +165,11 @@ func (f *fetch) begin(of *visit, q *question) {
 func (f *fetch) forward(ctx context.Context) (err error) {
 	v := f.visit
 	defer func() {
-		if r := recover(); r != nil {
+		switch r := recover(); r {
+		case nil:
+		case http.ErrAbortHandler:
+			err = errLost
+		default:
 			err = fmt.Errorf("%w: panic: %v", errLost, r)
 			v.proxy.log.Error("fetch for the cache", "function", v.fn.Name, "id", v.facts.id, "err", err, "stack", string(debug.Stack()))
 		}

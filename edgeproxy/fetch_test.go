@@ -75,7 +75,7 @@ func TestCacheRequestDirectives(t *testing.T) {
 func TestCacheVary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, guest, _ := cachedProxy(t, perigee.Cache{Headers: []string{"*"}}, "Cache-Control", "max-age=60", "Vary", "accept-language")
-		for _, c := range []struct{ language, body string }{{"de", "answer 1"}, {"fr", "answer 2"}, {"de", "answer 1"}, {"fr", "answer 2"}} {
+		for _, c := range []struct{ language, body string }{{"de", "answer 1"}, {"fr", "answer 2"}, {"DE", "answer 1"}, {"fr", "answer 2"}} {
 			equal(t, c.language, fetched(p, "GET", "/", "Accept-Language", c.language).Body.String(), c.body)
 		}
 		equal(t, "none", fetched(p, "GET", "/").Body.String(), "answer 3")

@@ -121,6 +121,17 @@ func TestNotStored(t *testing.T) {
 	}
 }
 
+// TestKeptToCheck: what is never fresh is stored if the function can say that it still holds.
+func TestKeptToCheck(t *testing.T) {
+	for _, lines := range []string{"Cache-Control: no-cache\nEtag: \"a\"", "Cache-Control: max-age=0\nLast-Modified: " + date(-time.Hour), "Cache-Control: max-age=0, stale-while-revalidate=5"} {
+		c := New(1 << 20)
+		c.Store(key, stored(t, bare, exchange(200, strings.Split(lines, "\n")...)))
+		if p := c.Plan(key, nil, nothingSaid(), epoch.Add(time.Second)); p.Use != Check && p.Use != Renew {
+			t.Errorf("%q: %+v", lines, p)
+		}
+	}
+}
+
 // TestCredentials: a response to credentials is stored with permission only (RFC 9111, section 3.5).
 func TestCredentials(t *testing.T) {
 	for control, want := range map[string]bool{
@@ -147,7 +158,6 @@ func TestHeuristics(t *testing.T) {
 		{200, "Last-Modified: " + date(time.Hour), 0},
 		{403, "Last-Modified: " + date(-100*time.Minute), 0},
 		{403, "Cache-Control: public\nLast-Modified: " + date(-100*time.Minute), 10 * time.Minute},
-		{200, "Cache-Control: no-cache\nLast-Modified: " + date(-100*time.Minute), 0},
 	} {
 		e, _ := r.Judge(exchange(c.status, strings.Split(c.lines, "\n")...))
 		if (e != nil) != (c.left > 0) || e != nil && e.Left(epoch) != c.left {

@@ -47,7 +47,7 @@ func (e *Entry) Left(now time.Time) time.Duration { return e.lifetime - e.Age(no
 // Matches reports whether a request with this header selects the variant.
 func (e *Entry) Matches(h http.Header) bool {
 	for _, s := range e.vary {
-		if selecting(h[s.name]) != s.value {
+		if selecting(s.name, h[s.name]) != s.value {
 			return false
 		}
 	}
@@ -57,9 +57,13 @@ func (e *Entry) Matches(h http.Header) bool {
 func (e *Entry) sameVariant(o *Entry) bool { return slices.Equal(e.vary, o.vary) }
 
 // selecting brings the lines of a field into one form: list elements without the space around them, on one line.
-func selecting(lines []string) string {
+// The case of languages means nothing.
+func selecting(name string, lines []string) string {
 	if len(lines) == 0 {
 		return "\x00" // not the same as an empty line
+	}
+	if name == "Accept-Language" {
+		return strings.ToLower(selecting("", lines))
 	}
 	if len(lines) == 1 && strings.IndexByte(lines[0], ',') < 0 {
 		return strings.Trim(lines[0], " \t")

@@ -63,7 +63,7 @@ func (r *Rules) Judge(x Exchange) (*Entry, string) {
 		delete(e.Header, "Set-Cookie")
 	}
 	explicit := false
-	if e.lifetime, explicit = lifetime(h, c, x.Answered); !explicit {
+	if e.lifetime, explicit = lifetime(h, c, x.Answered); !explicit && !c.NoCache {
 		if e.lifetime = r.heuristic(h, c, x); e.lifetime <= 0 {
 			return nil, "no-lifetime"
 		}
@@ -152,7 +152,7 @@ func variesBy(h http.Header, keyed []string) (names []string, any bool) {
 func selectors(names []string, request http.Header) []selector {
 	list := make([]selector, len(names))
 	for i, name := range names {
-		list[i] = selector{name, selecting(request[name])}
+		list[i] = selector{name, selecting(name, request[name])}
 	}
 	return list
 }

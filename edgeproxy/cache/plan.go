@@ -90,7 +90,7 @@ func (r *resource) group(h http.Header) string {
 	}
 	var b strings.Builder
 	for _, s := range r.variants[0].vary {
-		b.WriteString(selecting(h[s.name]))
+		b.WriteString(selecting(s.name, h[s.name]))
 		b.WriteByte(0)
 	}
 	return b.String()
