@@ -164,6 +164,43 @@ func TestTrustedProxies(t *testing.T) {
 	equal(t, "not trusted", ask(dialFrom(t, "127.0.0.1", addr), said), "127.0.0.1 http")
 }
 
+// TestHiddenRequest has a proxy pass on a request with two lengths. It went by the other one than we do, so that what it takes for the rest
+// of the body is a request here, which is not answered.
+func TestHiddenRequest(t *testing.T) {
+	local := newLocal(whoAsks)
+	p := newProxy(t, newWorld("fra-1"), "fra-1", local, newHops(), withTLS(t, newCA(t)), func(c *Config) {
+		c.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}
+	})
+	run(t, p)
+	_, addr := p.Addrs()
+	hidden := "GET /hidden HTTP/1.1\r\nHost: " + testHost + "\r\n\r\n"
+	both := fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", len("0\r\n\r\n")+len(hidden))
+	for _, c := range []struct {
+		from, rest string
+		answers    int64
+	}{{"127.0.0.9", both, 1}, {"127.0.0.9", "Content-Length: 1\r\n\r\nx", 2}, {"127.0.0.1", both, 2}} {
+		before := local.runs.Load()
+		conn := dialFrom(t, c.from, addr)
+		_, _ = fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\n%s%s", testHost, c.rest, hidden)
+		in, n := bufio.NewReader(conn), int64(0)
+		for n < c.answers {
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatalf("from %s, answer %d: %v", c.from, n+1, err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			n++
+			equal(t, "closed", resp.Close, c.answers == 1)
+		}
+		if c.answers == 1 {
+			if _, err := in.ReadByte(); err != io.EOF {
+				t.Errorf("after the answer: %v", err)
+			}
+		}
+		equal(t, "requests from "+c.from, local.runs.Load()-before, c.answers)
+	}
+}
+
 // TestSlowBody sends a byte now and then: never long enough apart to count as stalled.
 func TestSlowBody(t *testing.T) {
 	for _, begun := range []bool{false, true} {

@@ -34,6 +34,13 @@ func forwarded(h http.Header, peer netip.Addr, trusted []netip.Prefix) (client n
 	return client, lastProto(h)
 }
 
+// mayHide reports whether what comes after a request of HTTP/1 may be of its body, and not the next request, for the proxy that sent it: one
+// that went by a Content-Length where we went by the chunks, which net/http does not tell. Then the connection ends with the response (RFC
+// 9112, section 6.1), so that no client has its requests answered as another's.
+func (p *Proxy) mayHide(r *http.Request, s *session) bool {
+	return len(r.TransferEncoding) > 0 && within(p.cfg.Trusted, s.remote(r).ip)
+}
+
 // parseForwarded reads an address as proxies write it, with or without a port.
 func parseForwarded(s string) (netip.Addr, bool) {
 	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {

@@ -84,7 +84,7 @@ func (p *Proxy) serveClient(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil && r.ProtoMajor < 3 && p.altSvc != "" && !passed && !p.draining.Load() && v.session.first() {
 		v.answer.altSvc = p.altSvc
 	}
-	v.answer.last = r.ProtoMajor == 1 && p.draining.Load()
+	v.answer.last = r.ProtoMajor == 1 && (p.draining.Load() || p.mayHide(r, v.session))
 	if _, has := r.Header[headerTrace]; has || p.access != nil || p.cfg.Spans != nil { // else nobody would see it
 		v.trace = traceOf(r.Header)
 		v.sample()
