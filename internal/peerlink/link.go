@@ -245,6 +245,8 @@ func (l *Link) register(c *conn) error {
 	l.met.open(c, 1)
 	if t := tunnelOf(c.q); t != nil {
 		l.routeTunnel(t)
+	} else if addr, ok := l.cfg.Addr(c.claims.ID); ok && !c.outbound {
+		l.paths.hint(addr, time.Now())
 	}
 	if l.life.Err() != nil { // shutdown may not have seen it
 		c.close(closeShutdown, "the node is stopping")

@@ -127,6 +127,16 @@ func (p *paths) stillBlocked(addr netip.AddrPort, now time.Time) {
 	q.next = now.Add(q.hold)
 }
 
+// hint has UDP be tried soon at an address, from which a connection came over it. That proves no more: many
+// firewalls let through what answers, and not what asks.
+func (p *paths) hint(addr netip.AddrPort, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if q := p.m[addr]; q != nil && q.tcp {
+		q.next = now
+	}
+}
+
 // count is for callers that hold mu.
 func (p *paths) count() {
 	for _, q := range p.m {

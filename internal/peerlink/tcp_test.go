@@ -235,6 +235,14 @@ func TestPathHold(t *testing.T) {
 		}
 		p.stillBlocked(addr, now)
 	}
+	p.hint(addr, now)
+	if d := hold(); d != 0 {
+		t.Errorf("a peer that came over UDP is tried over it after %v", d)
+	}
+	p.stillBlocked(addr, now)
+	if d := hold(); d != maxHold {
+		t.Errorf("and after that in vain, after %v", d)
+	}
 	if !p.open(addr, now) || p.open(addr, now) {
 		t.Error("only the first time is news")
 	}
