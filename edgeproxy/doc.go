@@ -4,13 +4,15 @@
 // [Hops]. The other half of a hop, the worker's, is here too ([Proxy.HopHandler]).
 //
 // It does not decide where functions may or should run, load or run guests, speak to peers, or
-// store anything but web certificates. What it believes about the cluster is the View, read once per
+// store anything but web certificates and, in memory, the responses that package cache lets it store. What it believes about the cluster is the View, read once per
 // request; the only other knowledge is one small table of facts about peers (peers.go).
 //
 // # A request
 //
 //  1. serve.go: the host is brought into its canonical form, the function looked up in the View;
 //     headers that only nodes may set are dropped, what the client says about steering is read.
+//     A function that lets responses be stored is asked only for what is not: cached.go, and fetch.go, by which
+//     the rest of this happens once for all who want the same.
 //  2. placement.Route: candidates, best first, or a refusal that names its rule.
 //  3. forward.go: the first candidate is tried. Refused before the guest started, or failed in a way
 //     that may be repeated (retry.go has the one table), the next is.
@@ -28,7 +30,7 @@
 //
 // [Proxy.Run] owns the goroutines of the listeners, their connections and the certificate cache, and
 // returns when they have ended. A connection of HTTP/2 has one that sends (gather.go). [Proxy.ServeHTTP] starts one for a hedge (hedge.go), which has ended before it
-// returns; the hop handler starts none.
+// returns, and one for each fetch of the cache (fetch.go), which may go on after it and ends before Run; the hop handler starts none.
 //
 // # Hop metadata
 //
@@ -59,6 +61,8 @@
 //	Perigee-Hop-Detail     what happened, for people; with Fault
 //	Perigee-Hop-Upgrade    "websocket": it was agreed to (status 200), and the body is what the origin sends
 //	Perigee-Hop-Limit      the limit that was run into, if Fault does not say it; with Refused or Fault
+//
+// and, from the function to the entry node's cache, Perigee-CDN-Cache-Control.
 //
 // After a response whose head has a fuel that is partial, and that has no Content-Length, a trailer field
 // Perigee-Hop-Fuel has the last word.

@@ -231,6 +231,9 @@ func (f *fetch) WriteHeader(status int) {
 	if f.recording = f.pending != nil; f.recording && v.answer.promised > 0 {
 		f.body = make([]byte, 0, v.answer.promised)
 	}
+	if settled && f.entry == nil {
+		f.unkeepLocked()
+	}
 	f.mu.Unlock()
 	close(f.headed)
 	if settled {
@@ -278,9 +281,7 @@ func (f *fetch) Write(p []byte) (int, error) {
 		f.mu.Unlock()
 		f.settle()
 		f.mu.Lock()
-		if f.clients == 0 {
-			f.cancel()
-		}
+		f.unkeepLocked()
 		f.trimLocked()
 	}
 	for !f.recording && len(f.body)-f.read >= fetchWindow {
@@ -297,6 +298,13 @@ func (f *fetch) Write(p []byte) (int, error) {
 	f.body = append(f.body, p...)
 	f.moveLocked()
 	return len(p), nil
+}
+
+// unkeepLocked says that the response is for clients alone: it ends if there are none, or with the last.
+func (f *fetch) unkeepLocked() {
+	if f.kept = false; f.clients == 0 {
+		f.cancel()
+	}
 }
 
 // recordLocked counts n more bytes, if there is room for them.

@@ -273,6 +273,33 @@ func TestCacheEndsWhatNobodyWants(t *testing.T) {
 	}
 }
 
+// TestCacheEndsRenewal: what was asked for in the background and can't be stored ends at once, however long it is.
+func TestCacheEndsRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, guest, w := cachedProxy(t, perigee.Cache{}, "Cache-Control", "max-age=1, stale-while-revalidate=100")
+		w.change(func(m *perigee.Manifest) { m.Limits.Timeout = 0 })
+		fetched(p, "GET", "/")
+		time.Sleep(2 * time.Second)
+		guest.set(0, "Cache-Control", "private")
+		ended := make(chan struct{})
+		guest.handler = func(w http.ResponseWriter, r *http.Request) {
+			defer close(ended)
+			for r.Context().Err() == nil {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					break
+				}
+			}
+			panic(http.ErrAbortHandler)
+		}
+		equal(t, "body", fetched(p, "GET", "/").Body.String(), "answer 1")
+		<-ended
+		guest.mu.Lock()
+		guest.handler = nil
+		guest.mu.Unlock()
+		equal(t, "what may be stored no more is not used again", fetched(p, "GET", "/").Body.String(), "answer 3")
+	})
+}
+
 // TestCacheBounds: what is too long streams, and is not stored.
 func TestCacheBounds(t *testing.T) {
 	for name, sized := range map[string]bool{"of known length": true, "of unknown length": false} {
