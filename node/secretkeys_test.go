@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/perigee-edge/perigee"
 	"github.com/perigee-edge/perigee/internal/record"
@@ -18,9 +19,10 @@ func TestSecretKeyHandedOver(t *testing.T) {
 	s.run()
 	p := s.pack("shop", wasmtest.Answer("hi"), perigee.Policy{Residency: []string{"eu"}})
 	s.declare(p)
-	if _, _, err := s.person().SetSecret(t.Context(), "shop", "DB", []byte("hunter2"), &p.m.Placement); err != nil {
-		t.Fatal(err)
-	}
+	wait(t, 10*time.Second, "the node has said how it is", func() bool {
+		_, _, err := s.person().SetSecret(t.Context(), "shop", "DB", []byte("hunter2"), &p.m.Placement)
+		return err == nil
+	})
 	version := strconv.FormatUint(s.View().Desired.Secrets["shop"]["DB"].Version, 10)
 	ask := func(id perigee.NodeID, region perigee.Region) error {
 		_, err := s.secrets.handOver(perigee.NodeClaims{ID: id, Region: region}, "shop", "DB", version)
