@@ -9,6 +9,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -479,5 +482,34 @@ func TestOriginExpects(t *testing.T) {
 		if got := fmt.Sprintf("%s, %d bytes left", rec.Body, body.Len()); got != want {
 			t.Errorf("%s: %q, want %q", path, got, want)
 		}
+	}
+}
+
+// TestNextFunctionHints passes on the Early Hints of a function that another stands before.
+func TestNextFunctionHints(t *testing.T) {
+	e := newEgress(t, Config{Functions: functions{"page": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</style.css>; rel=preload")
+		w.WriteHeader(http.StatusEarlyHints)
+		_, _ = io.WriteString(w, "page")
+	}}})
+	next, err := e.Next("shop", "fn:page")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(next)
+	defer server.Close()
+	var hints []string
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
+		hints = append(hints, fmt.Sprint(status, " ", h.Get("Link")))
+		return nil
+	}})
+	r, _ := http.NewRequestWithContext(ctx, "GET", server.URL, nil)
+	resp, err := server.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, _ := io.ReadAll(resp.Body); string(b) != "page" || !slices.Equal(hints, []string{"103 </style.css>; rel=preload"}) {
+		t.Errorf("%q after hints %q", b, hints)
 	}
 }
