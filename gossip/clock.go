@@ -82,6 +82,9 @@ func (c *clock) off() time.Duration {
 	return 0
 }
 
+// known reports whether off says as much as it can: the clocks of two peers were read, or of all if there are fewer.
+func (c *clock) known(peers int) bool { return len(c.offsets) >= min(2, peers) }
+
 // checkStamp refuses a record from the future, and any record while this node's own clock is off.
 func (c *clock) checkStamp(h record.HLC, now time.Time) *RefusedError {
 	if off := c.off(); off.Abs() > MaxClockOff {

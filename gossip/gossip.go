@@ -92,7 +92,8 @@ type Gossip struct {
 	watchers watchers
 
 	observePoke chan struct{} // room for one; never closed
-	joined      atomic.Bool   // somebody appeared since the observer looked
+	clockKnown  atomic.Bool
+	joined      atomic.Bool // somebody appeared since the observer looked
 	running     atomic.Bool
 
 	listMu sync.Mutex             // keeps Leave from using a list that was shut down
@@ -174,6 +175,10 @@ func (c Config) fill() (Config, error) {
 
 // View returns what this node believes now. It costs one atomic load; the value is immutable.
 func (g *Gossip) View() *perigee.View { return g.view.Load() }
+
+// ClockKnown reports whether the View says by how much this node's clock is off. Before the clocks of two peers were
+// read, or of all if there are fewer, it says nothing, although the clock may be wrong.
+func (g *Gossip) ClockKnown() bool { return g.clockKnown.Load() }
 
 // Watch returns a channel that gets a signal after each new View, one at most pending. It is closed
 // when ctx ends.

@@ -26,7 +26,11 @@ func (g *Gossip) observe(now time.Time) {
 		g.core.clock.forget(id)
 	}
 	off := g.core.clock.off()
+	known := g.core.clock.known(max(len(g.core.peers), len(g.known)))
 	g.mu.Unlock()
+	defer g.clockKnown.Store(known)
+	g.metrics.ClockOff.Set(off.Seconds())
+	g.own.setClockOff(off)
 	g.members.drop(dropped)
 	nodes := make(map[perigee.NodeID]*perigee.Peer, len(rows)+1)
 	nodes[g.self] = &perigee.Peer{
@@ -43,8 +47,6 @@ func (g *Gossip) observe(now time.Time) {
 	for _, state := range []perigee.NodeState{perigee.NodeAlive, perigee.NodeSuspect, perigee.NodeLeft, perigee.NodeDead} {
 		g.metrics.Peers.WithLabelValues(string(state)).Set(float64(counts[state]))
 	}
-	g.metrics.ClockOff.Set(off.Seconds())
-	g.own.setClockOff(off)
 	same := keepSame(g.observed().Nodes, nodes)
 	g.step(Peers{g.targets(nodes)}) // before readers see it, so that nobody waits for a node that is shown dead
 	if same {

@@ -408,6 +408,12 @@ func TestClockCompare(t *testing.T) {
 			t.Errorf("offsets %v: off by %s, want %d ms", tt.offsets, got, tt.want)
 		}
 	}
+	for clocks, peers := range map[int]int{0: 0, 1: 1, 2: 5} {
+		c := at(make([]int, clocks)...)
+		if !c.known(peers) || peers > 0 && at(make([]int, clocks-1)...).known(peers) {
+			t.Errorf("with %d peers %d clocks are not what it takes to know", peers, clocks)
+		}
+	}
 	c := &clock{}
 	c.compare("a", now.Add(250*time.Millisecond), now, now.Add(600*time.Millisecond)) // within the round trip
 	c.compare("b", now.Add(250*time.Millisecond), now, now.Add(600*time.Millisecond))

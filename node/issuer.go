@@ -51,6 +51,7 @@ type issuer struct {
 const (
 	issuerEvery  = 10 * time.Second // between looks at the clock
 	issuerStart  = 2 * time.Second  // for the View to fill after a start
+	issuerClock  = time.Minute      // at most, for clocks of peers to be read
 	orderTime    = 4 * time.Minute
 	orderMost    = 4  // at once
 	orderDaily   = 10 // of one name in orderSpan: a CA's limits are near this
@@ -81,6 +82,7 @@ func (s *issuer) run(ctx context.Context) error {
 	}
 	defer s.wg.Wait()
 	pause(ctx, issuerStart)
+	s.awaitClock(ctx)
 	changed := s.gossip.Watch(ctx)
 	tick := time.NewTicker(issuerEvery)
 	defer tick.Stop()
@@ -97,6 +99,16 @@ func (s *issuer) run(ctx context.Context) error {
 		timer.Stop()
 	}
 	return nil
+}
+
+// awaitClock waits until this node knows whether its clock is right: a wrong one sees the end of what is good. If
+// its peers are away, it begins after a minute.
+func (s *issuer) awaitClock(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, issuerClock)
+	defer cancel()
+	for ctx.Err() == nil && !s.gossip.ClockKnown() {
+		pause(ctx, 100*time.Millisecond)
+	}
 }
 
 // look begins what is due, and returns when to look again at the latest.
