@@ -3,6 +3,7 @@ package peerlink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -79,6 +80,7 @@ func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 		return nil, err
 	}
 	p := l.pool(poolKey{proto: protoPeer, node: id})
+	var last error
 	for range 3 { // a pooled connection may have died unnoticed
 		c, err := l.get(ctx, p)
 		if err != nil {
@@ -93,6 +95,7 @@ func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 			if isMoved(streamErr(err)) {
 				c.retire()
 				x.fail(err)
+				last = streamErr(err)
 				continue
 			}
 			if err != nil {
@@ -120,8 +123,9 @@ func (l *Link) startHop(id perigee.NodeID, r *http.Request) (*exchange, error) {
 		case !isConnErr(err):
 			return nil, unreachable(ctx, id, streamErr(err))
 		}
+		last = streamErr(err)
 	}
-	return nil, unreachable(ctx, id, errors.New("its connections end as soon as they open"))
+	return nil, unreachable(ctx, id, fmt.Errorf("its connections end as soon as they open: %w", last))
 }
 
 func unreachable(ctx context.Context, id perigee.NodeID, err error) error {
