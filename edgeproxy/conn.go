@@ -33,9 +33,10 @@ type session struct {
 	end  func() // ends the connection, whatever is under way
 	gone *rate.Limiter
 	used atomic.Bool
-	toll toll      // HTTP/2
-	wait time.Time // HTTP/1: when the write deadline was moved; of the request under way
-	last atomic.Pointer[remote]
+	toll toll // HTTP/2
+
+	armedWrite time.Time // HTTP/1: when the write deadline was moved; of the request under way
+	from       atomic.Pointer[remote]
 
 	passed bool               // by another gateway, over the mesh
 	by     perigee.NodeClaims // which
@@ -65,7 +66,7 @@ type remote struct {
 // remote reads the address of a request, which is mostly that of the request before.
 func (s *session) remote(r *http.Request) *remote {
 	if s != nil {
-		if a := s.last.Load(); a != nil && a.said == r.RemoteAddr {
+		if a := s.from.Load(); a != nil && a.said == r.RemoteAddr {
 			return a
 		}
 	}
@@ -75,7 +76,7 @@ func (s *session) remote(r *http.Request) *remote {
 		a.text = a.ip.String()
 	}
 	if s != nil {
-		s.last.Store(a)
+		s.from.Store(a)
 	}
 	return a
 }

@@ -334,7 +334,7 @@ func (f *fetch) moveLocked() {
 	f.moved = make(chan struct{})
 }
 
-// next returns more of the body. The error is io.EOF's place: over = there is no more.
+// next waits for more of the body, and returns it; over = there is no more, and err says why if it was cut.
 func (f *fetch) next(ctx context.Context) (part []byte, over bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

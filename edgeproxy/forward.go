@@ -27,9 +27,9 @@ func (v *visit) forward(ctx context.Context) error {
 	for {
 		now := time.Now()
 		chance := rand.Float64()
-		candidates := v.room[:0]
+		candidates := v.choices[:0]
 		if demand.Tried == nil {
-			candidates = v.room[:v.choose(now, chance, v.room[:])]
+			candidates = v.choices[:v.choose(now, chance, v.choices[:])]
 		}
 		if len(candidates) == 0 {
 			d := placement.Route(demand, v.view, func(id perigee.NodeID) placement.Fact { return v.fact(id, now) }, now, chance)

@@ -29,7 +29,7 @@ type visit struct {
 	began   time.Time
 	in      *http.Request // as it came; not changed
 	out     *http.Request // as it goes on; nil until it is known where to
-	own     http.Request  // is out
+	outRoom http.Request  // what out points to
 	facts   facts
 	trace   trace
 	host    string // canonical
@@ -53,7 +53,7 @@ type visit struct {
 	level   string // of the receipt
 	where   int
 	tries   int
-	room    [maxTries]placement.Candidate // of forward
+	choices [maxTries]placement.Candidate // room for what forward tries
 	busy    *perigee.HopError             // the last refusal of a node that was overloaded
 	owed    bool                          // the receipt in the head is not the last word
 	err     error                         // why there was no response of a guest; nil if there was
@@ -275,10 +275,10 @@ func (v *visit) serve(w http.ResponseWriter) {
 		v.refuse(pr)
 		return
 	}
-	if v.own = *r; ctx != r.Context() {
-		v.own = *r.WithContext(ctx)
+	if v.outRoom = *r; ctx != r.Context() {
+		v.outRoom = *r.WithContext(ctx)
 	}
-	v.out = &v.own
+	v.out = &v.outRoom
 	v.out.Header = fromClient(r.Header)
 	if v.trace != (trace{}) {
 		v.trace.put(v.out.Header)

@@ -45,7 +45,7 @@ type stall struct {
 func (s *stall) init(w http.ResponseWriter, protoMajor int, limit time.Duration, of *session) {
 	s.limit, s.h1, s.armedWrite = limit, protoMajor == 1, &s.ownWrite
 	if s.h1 && of != nil {
-		s.armedWrite = &of.wait
+		s.armedWrite = &of.armedWrite
 	}
 	s.read, _ = w.(interface{ SetReadDeadline(time.Time) error })
 	s.write, _ = w.(interface{ SetWriteDeadline(time.Time) error })

@@ -15,7 +15,7 @@ const usual = 100
 const least = 16 << 20
 
 // Settle has the program allocate 16 MiB at least between two collections. The runtime lets a heap double, and a
-// node has a heap of a few megabytes, which a busy gateway fills thirty times a second. A larger heap doubles as
+// node has a heap of a few megabytes, which a busy gateway fills many times a second. A larger heap doubles as
 // before, so that this costs no more memory than those 16 MiB. If the environment has GOGC, that holds. It is called
 // once.
 func Settle() {
